@@ -1,0 +1,2 @@
+//! geode.
+fn main() {}
