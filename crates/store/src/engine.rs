@@ -1,0 +1,76 @@
+//! What holds the rows: opens, applies and commits entries, and fetches what is not in memory.
+
+use std::io;
+
+use geode_crdt::frame::Checkpoint;
+use geode_crdt::{FrameBuilder, HybridTime};
+
+use crate::view::{Need, View};
+
+/// A fetch that was asked for; engines complete them in batches and in any order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A place in the engine's log. Everything committed before a position is durable once [`Engine::durable`] reaches it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position(pub u64);
+
+/// An engine. One thread owns it; nothing here blocks except [`Engine::flush`], which hands bytes to the kernel.
+///
+/// Life of a writing command: [`begin`](Self::begin); then, once or (in MULTI) several times, a command appends
+/// operations to the builder from [`parts`](Self::parts) and [`apply`](Self::apply) makes them visible to the next
+/// one; then [`end`](Self::end). No other command runs in between, so a transaction is atomic here, and it is one
+/// entry, so it is atomic everywhere. Before any reply leaves the process: [`flush`](Self::flush).
+pub trait Engine {
+    /// What commands observe.
+    type View: View;
+
+    /// Takes note of the wall clock; called once for each batch of commands.
+    fn set_wall(&mut self, wall: HybridTime);
+
+    /// The time at which reads happen and which the next entry would get.
+    fn now(&self) -> HybridTime;
+
+    /// Opens an entry and returns its time.
+    fn begin(&mut self) -> HybridTime;
+
+    /// What a command reads and where it writes.
+    fn parts(&mut self) -> (&Self::View, &mut FrameBuilder);
+
+    /// The rows, for commands that only read.
+    fn view(&self) -> &Self::View;
+
+    /// Applies the operations that were added to the open entry since `from` to the rows.
+    fn apply(&mut self, from: Checkpoint);
+
+    /// Closes the entry. Returns its sequence, `None` if it had no operations and therefore never was.
+    fn end(&mut self) -> Option<u64>;
+
+    /// Asks for rows; the ticket shows up in [`Self::completed`] when they are loaded (they may be evicted again, so
+    /// the command is simply run again).
+    fn fetch(&mut self, need: &Need) -> Ticket;
+
+    /// Moves the tickets completed since the last call to the end of `tickets`.
+    fn completed(&mut self, tickets: &mut Vec<Ticket>);
+
+    /// Hands everything committed so far to the kernel and returns its place. An error means that it is not known
+    /// whether the last entries are in the log: nothing may be answered any more.
+    fn flush(&mut self) -> io::Result<Position>;
+
+    /// Up to where the log is on disk. With `fsync = always` a reply waits until this reaches its position; in the
+    /// other modes an engine answers `Position(u64::MAX)` here.
+    fn durable(&self) -> Position;
+
+    /// The sequence of this writer's last entry, 0 before the first.
+    fn last_sequence(&self) -> u64;
+
+    /// How many *other* regions have this writer's entry `sequence` on disk. WAIT counts these.
+    fn acknowledged(&self, sequence: u64) -> usize;
+
+    /// How many regions the planet has; in a planet of one, conditional writes are exact.
+    fn regions(&self) -> usize;
+
+    /// Work between batches: merge what arrived, keep time, complete fetches. Bounded; returns whether there is more
+    /// to do at once.
+    fn turn(&mut self) -> bool;
+}
