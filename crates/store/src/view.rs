@@ -44,12 +44,12 @@ pub trait View {
 
     /// Visits about `count` keys of a database from `cursor` (0 to begin) on and returns the next cursor, 0 at the
     /// end. A key that is there during the whole scan is visited at least once, however the table grows meanwhile.
-    fn scan(
-        &self,
+    fn scan<'v>(
+        &'v self,
         database: u8,
         cursor: u64,
         count: usize,
-        visit: &mut dyn FnMut(&[u8], Self::Key<'_>),
+        visit: impl FnMut(&'v [u8], Self::Key<'v>),
     ) -> Loaded<u64>;
 
     /// How many keys of a database hold live data (expired ones count until they are swept). Constant time.
