@@ -4,6 +4,8 @@
 //! The history is one counter-capable cell of three replicas. The oracle never looks at rows: it computes the value
 //! from who saw what. Not modelled: several cells, expiry, lost tails, dropping of dead runs.
 
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+
 use std::collections::BTreeMap;
 
 use geode_crdt::{

@@ -1,5 +1,7 @@
 //! What a cell is worth: the fold rules, and the traps that a simpler algebra falls into.
 
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+
 use geode_crdt::{
     ActorId, ActorIndex, Actors, Amount, Cell, CellRef, Deadline, Dot, HybridClock, HybridTime, Mark, Put,
     Run,

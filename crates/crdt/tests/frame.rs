@@ -1,5 +1,7 @@
 //! The byte format: round trips, cutting, golden bytes, and bytes that are nobody's.
 
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+
 use geode_crdt::{
     ActorId, Actors, Amount, Frame, FrameBuilder, FrameError, HybridTime, KeyName, Kind, Mark, Op,
 };
