@@ -5,6 +5,7 @@
 //! randomness, nor which region this process is.
 
 mod address;
+mod config;
 mod coordinates;
 mod latency;
 mod place;
@@ -14,6 +15,7 @@ mod region_name;
 mod spelling;
 
 pub use address::{HostPort, NotHostPort};
+pub use config::{ConfigError, ConfigErrors};
 pub use coordinates::Coordinates;
 pub use latency::{RttEstimate, RttSource, one_way_ms, rtt};
 pub use place::{Place, UnknownPlace};

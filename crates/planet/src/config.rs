@@ -1,0 +1,38 @@
+//! Reading `planet.toml`: text to [`Planet`](crate::Planet), or all mistakes at once.
+
+mod grammar;
+mod section;
+mod value;
+
+use std::fmt;
+
+/// One mistake in `planet.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}: {}{problem}; {expected}", if key.is_empty() { String::new() } else { format!("{key}: ") })]
+pub struct ConfigError {
+    /// The file's name, as given to [`Planet::parse`](crate::Planet::parse).
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    /// The full key, like `regions.eu-west-1.link`; empty if the text is not TOML.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What is expected instead.
+    pub expected: String,
+}
+
+/// All mistakes in a `planet.toml`, in the order of its lines. Displays one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if index == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
