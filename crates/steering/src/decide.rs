@@ -22,6 +22,8 @@ const FULL_LOAD: f64 = 1.0;
 /// regions, rounded down, the fullest. Regions that are draining, unhealthy or unreachable are passed over; when no
 /// other is left, the policy says whether they are tried all the same, in that order.
 ///
+/// Regions whose distance nobody knows come after those that are known, drawn by key as well.
+///
 /// Deterministic, independent of the order of `regions`, and total: senseless numbers (NaN, a negative round trip) count
 /// as not known. O(n log n) for n regions, with one allocation, and a microsecond a region for the latency model;
 /// doors keep the decision of a place until a region's state changes.
@@ -103,7 +105,7 @@ fn spills(client: &Client, state: &RegionState, regions: &[RegionState]) -> bool
     share > uniform(client.key, state, "spill") && {
         let fuller = |other: &&RegionState| {
             other.health == RegionHealth::Healthy
-                && other.load.total_cmp(&state.load).then_with(|| state.name.cmp(&other.name)).is_gt()
+                && (other.load > state.load || other.load == state.load && other.name < state.name)
         };
         regions.iter().filter(fuller).count() < regions.len() / 2
     }

@@ -145,7 +145,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Closest => write!(f, "closest"),
             Self::ClosestLeft { by_ms } => write!(f, "closest left, {by_ms:.1} ms farther than the closest"),
-            Self::InBand { by_ms } => write!(f, "as close as the closest (+{by_ms:.1} ms), drawn by weight"),
+            Self::InBand { by_ms } => write!(f, "within the band (+{by_ms:.1} ms), drawn by weight"),
             Self::Farther { by_ms } => write!(f, "{by_ms:.1} ms farther"),
             Self::Unplaced => write!(f, "distance unknown, drawn by weight"),
             Self::Overflow { load_percent } => {

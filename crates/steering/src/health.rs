@@ -1,5 +1,6 @@
 //! From single checks to a verdict.
 
+use geode_planet::HealthCheck;
 use serde::Serialize;
 
 /// How many checks change a verdict; both at least 1.
@@ -9,6 +10,12 @@ pub struct Thresholds {
     pub up: u32,
     /// Failures that bring it down, unless `up` successes in a row came between.
     pub down: u32,
+}
+
+impl From<&HealthCheck> for Thresholds {
+    fn from(check: &HealthCheck) -> Self {
+        Self { up: check.up, down: check.down }
+    }
 }
 
 /// The verdict on one thing that is checked again and again: an instance, a peer.
@@ -98,5 +105,78 @@ impl Health {
         self.since_ms = now_ms;
         self.failures = 0;
         change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Runs checks, `+` or `-`, one a millisecond, and shows what changed: `^` up, `v` down, `.` nothing.
+    fn changes(thresholds: Thresholds, checks: &str) -> String {
+        let mut health = Health::new(thresholds, 0);
+        let mut shown = String::new();
+        for (now_ms, check) in checks.chars().enumerate() {
+            shown.push(match health.observe(check == '+', now_ms as u64) {
+                Some(HealthChange::Up) => '^',
+                Some(HealthChange::Down) => 'v',
+                None => '.',
+            });
+        }
+        shown
+    }
+
+    #[test]
+    fn failures_add_up_until_successes_in_a_row_forgive_them() {
+        let thresholds = Thresholds { up: 2, down: 3 };
+        for (checks, expected) in [
+            ("+", "^"),     // the first success proves it
+            ("---", "..v"), // and until then failures are a slow start
+            ("--+", "..^"),
+            ("+--++--", "^......"),       // forgiven
+            ("+-+-+-", "^....v"),         // every other check fails: not well
+            ("+---+-++", "^..v...^"),     // two in a row bring it back
+            ("+---------", "^..v......"), // said once
+        ] {
+            assert_eq!(changes(thresholds, checks), expected, "{checks}");
+        }
+    }
+
+    #[test]
+    fn tells_since_when_and_whether_to_look_again_soon() {
+        let mut health = Health::new(Thresholds { up: 2, down: 2 }, 5);
+        assert!(!health.is_up() && !health.is_down() && health.is_wavering());
+        health.observe(true, 10);
+        health.observe(true, 20);
+        assert!(health.is_up() && health.since_ms() == 10 && !health.is_wavering());
+        health.observe(false, 30);
+        assert!(health.is_up() && health.is_wavering());
+        health.observe(false, 40);
+        assert!(health.is_down() && health.since_ms() == 40 && !health.is_wavering());
+        health.observe(true, 50);
+        assert!(health.is_down() && health.is_wavering());
+    }
+
+    proptest! {
+        /// Between two changes lie at least as many checks as the threshold asks for.
+        #[test]
+        fn never_flaps_faster_than_its_thresholds(
+            up in 1..5u32, down in 1..5u32, checks in prop::collection::vec(any::<bool>(), 0..200)
+        ) {
+            let mut health = Health::new(Thresholds { up, down }, 0);
+            let mut last_change = None;
+            for (index, check) in checks.into_iter().enumerate() {
+                let Some(change) = health.observe(check, index as u64) else { continue };
+                if let Some(last) = last_change {
+                    let least = if change == HealthChange::Up { up } else { down };
+                    prop_assert!(index - last >= least as usize);
+                }
+                prop_assert_eq!(health.is_up(), change == HealthChange::Up);
+                prop_assert_eq!(check, health.is_up());
+                last_change = Some(index);
+            }
+        }
     }
 }

@@ -88,3 +88,55 @@ impl fmt::Display for RegionHealth {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 100_000;
+    const FRESH_MS: u64 = 1000;
+
+    fn sees(reachable: bool, since_ms: u64) -> Sighting {
+        Sighting { reachable, since_ms, heard_ms: NOW_MS - 500 }
+    }
+
+    fn health(report: Option<&Report>, sightings: &[Sighting]) -> RegionHealth {
+        region_health(report, sightings, FRESH_MS, NOW_MS)
+    }
+
+    #[test]
+    fn most_of_those_who_look_decide() {
+        let well = Report { trouble: None, draining: false };
+        let (seen, missed) = (sees(true, 0), sees(false, NOW_MS - 3000));
+        assert_eq!(health(Some(&well), &[seen, seen]), RegionHealth::Healthy);
+        // One broken path: still there for the users.
+        assert_eq!(health(Some(&well), &[seen, missed]), RegionHealth::Healthy);
+        assert_eq!(health(Some(&well), &[seen, missed, missed]), RegionHealth::Unreachable { for_ms: 3000 });
+        let earlier = sees(false, NOW_MS - 7000);
+        assert_eq!(health(Some(&well), &[missed, earlier]), RegionHealth::Unreachable { for_ms: 7000 });
+    }
+
+    #[test]
+    fn stale_views_do_not_count() {
+        let well = Report { trouble: None, draining: false };
+        let stale = Sighting { reachable: true, since_ms: 0, heard_ms: NOW_MS - FRESH_MS - 1 };
+        let missed = sees(false, NOW_MS);
+        // Cut off from everybody, this geode's own view is all there is.
+        assert_eq!(health(Some(&well), &[stale, stale, missed]), RegionHealth::Unreachable { for_ms: 0 });
+        assert_eq!(health(Some(&well), &[Sighting { reachable: false, ..stale }]), RegionHealth::Healthy);
+    }
+
+    #[test]
+    fn a_region_that_is_reached_is_what_it_says() {
+        let report = |trouble: Option<&str>, draining| Report { trouble: trouble.map(Into::into), draining };
+        let unhealthy = |reason: &str| RegionHealth::Unhealthy { reason: reason.into() };
+        let seen = [sees(true, 0)];
+        assert_eq!(health(Some(&report(None, true)), &seen), RegionHealth::Draining);
+        assert_eq!(
+            health(Some(&report(Some("0 of 2 instances"), true)), &seen),
+            unhealthy("0 of 2 instances")
+        );
+        assert_eq!(health(None, &seen), unhealthy("not heard from yet"));
+        assert_eq!(health(None, &[]), unhealthy("not heard from yet"));
+    }
+}
