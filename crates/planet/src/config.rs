@@ -1,4 +1,18 @@
 //! Reading `planet.toml`: text to [`Planet`](crate::Planet), or all mistakes at once.
+//!
+//! What is said once for all regions may be said again by a region for itself, in the same form below its own table, and
+//! then wins there:
+//!
+//! ```toml
+//! [store]
+//! data = "/var/lib/geode"
+//! [door]
+//! listen = [":80"]
+//!
+//! [regions.eu-west-1]
+//! data = "/srv/geode"
+//! door.listen = "198.51.100.10:80" # or door = { listen = .. }; likewise redis.listen and admin.listen
+//! ```
 
 mod grammar;
 mod section;

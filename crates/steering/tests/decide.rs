@@ -188,6 +188,15 @@ fn load_takes_away_at_most_half_of_the_regions() {
     let decision = decide(&client("virginia"), &OPEN, &regions);
     assert_eq!(order(&decision), ["eu-west-1", "ap-southeast-2", "us-east-1"]);
     assert_eq!(order(&decide(&client("virginia"), &OPEN, &regions[..1])), ["us-east-1"]);
+    let alike = planet(|region| region.load = 2.0);
+    assert_eq!(
+        order(&decide(&client("sydney"), &OPEN, &alike)),
+        ["us-east-1", "eu-west-1", "ap-southeast-2"]
+    );
+    assert_eq!(
+        order(&decide(&client("virginia"), &OPEN, &alike)),
+        ["us-east-1", "eu-west-1", "ap-southeast-2"]
+    );
 }
 
 #[test]
