@@ -17,6 +17,13 @@ pub struct Position(pub u64);
 
 /// An engine. One thread owns it; nothing here blocks except [`Engine::flush`], which hands bytes to the kernel.
 ///
+/// Rows that a command saw loaded stay loaded until the next [`turn`](Self::turn), and so do rows it wrote: a
+/// transaction checks that everything it touches is there and then runs to its end. Once all [`Part::Cells`] of a kind
+/// are there, [`KeyView::cell`] of that kind asks for nothing more.
+///
+/// [`Part::Cells`]: crate::view::Part::Cells
+/// [`KeyView::cell`]: crate::view::KeyView::cell
+///
 /// Life of a writing command: [`begin`](Self::begin); then, once or (in MULTI) several times, a command appends
 /// operations to the builder from [`parts`](Self::parts) and [`apply`](Self::apply) makes them visible to the next
 /// one; then [`end`](Self::end). No other command runs in between, so a transaction is atomic here, and it is one
@@ -69,6 +76,25 @@ pub trait Engine {
 
     /// How many regions the planet has; in a planet of one, conditional writes are exact.
     fn regions(&self) -> usize;
+
+    /// Whether this region sweeps expired keys: the lowest one that is reachable. By default none does.
+    fn is_sweeper(&self) -> bool {
+        false
+    }
+
+    /// The least time up to which *every* region is known to have been delivered in order, by an entry or a heartbeat;
+    /// zero while nothing is known of one of them. A deadline below it has passed for every write that can still come,
+    /// so the sweep may take the key.
+    fn swept_until(&self) -> HybridTime {
+        HybridTime(0)
+    }
+
+    /// At most `limit` keys (database, name) whose deadline lies below `until`, the earliest first if the engine knows.
+    /// They stay due until they are swept or written.
+    fn due(&mut self, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
+        let _ = (until, limit);
+        Vec::new()
+    }
 
     /// Work between batches: merge what arrived, keep time, complete fetches. Bounded; returns whether there is more
     /// to do at once.

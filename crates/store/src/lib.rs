@@ -5,10 +5,25 @@
 //! entries, applies their operations, runs transactions, and parks what must wait. Engines hold the rows; front ends
 //! speak protocols. This crate knows neither, nor sockets, files or clocks.
 
+mod arguments;
+mod commands;
+mod context;
+mod effect;
 pub mod engine;
+mod errors;
+mod glob;
+mod position;
+mod random;
 pub mod reply;
+mod session;
+mod store;
+mod sweep;
+mod transaction;
 pub mod view;
 
+pub use commands::table::{Access, Command, Keys};
 pub use engine::{Engine, Position, Ticket};
 pub use reply::Reply;
+pub use session::{Flow, Session};
+pub use store::{Conditional, DATABASES, InfoLines, Options, Store};
 pub use view::{KeyView, Loaded, Need, Part, View};

@@ -1,0 +1,301 @@
+//! The driver: runs commands against an engine and answers them, or parks what has to wait.
+
+use std::collections::BTreeSet;
+
+use geode_crdt::HybridTime;
+
+use crate::arguments::Owned;
+use crate::commands::server;
+use crate::commands::table::{self, Access, Action, Command, Control, Function};
+use crate::context::Context;
+use crate::engine::{Engine, Ticket};
+use crate::errors::{self, Outcome, Stop};
+use crate::random::Random;
+use crate::reply::Reply;
+use crate::session::{Flow, Parked, Session, Tickets};
+use crate::view::Need;
+
+/// How many databases SELECT knows, as in Redis by default.
+pub const DATABASES: u8 = 16;
+
+/// Keys that one entry of FLUSHALL clears: a bound on entry size and on how long others wait.
+const FLUSH_CHUNK: usize = 1024;
+
+/// What to do with writes that depend on a condition (SET NX, SET XX, SETNX) where several regions write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conditional {
+    /// Reject them: two regions may both find the condition true.
+    #[default]
+    Reject,
+    /// Decide them by what this region knows; the operator accepts that two regions may both succeed.
+    Local,
+}
+
+/// How a store behaves.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Conditional writes in a planet of more than one region. In a planet of one they are exact.
+    pub conditional: Conditional,
+    /// Seeds the random picks of SPOP and SRANDMEMBER.
+    pub seed: u64,
+    /// What CONFIG GET answers beyond what the store knows itself, e.g. `("appendfsync", "everysec")`.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// Adds lines to a section of INFO: the section's name in lower case, and the text so far.
+pub type InfoLines = Box<dyn FnMut(&str, &mut String) + Send>;
+
+/// Commands over an engine. One thread owns it.
+pub struct Store<E: Engine> {
+    /// What holds the rows.
+    pub engine: E,
+    pub(crate) options: Options,
+    pub(crate) info: Option<InfoLines>,
+    random: Random,
+    /// Fetches that are not complete. Sessions that went away need not be told.
+    fetching: BTreeSet<Ticket>,
+    completed: Vec<Ticket>,
+}
+
+impl<E: Engine> Store<E> {
+    /// A store over `engine`.
+    pub fn new(engine: E, options: Options) -> Self {
+        let random = Random::new(options.seed);
+        Self { engine, options, info: None, random, fetching: BTreeSet::new(), completed: Vec::new() }
+    }
+
+    /// Lets the binary add lines to INFO.
+    pub fn set_info_lines(&mut self, lines: InfoLines) {
+        self.info = Some(lines);
+    }
+
+    /// Runs one command. `arguments` begin with the command's name and are copied only if it has to wait.
+    ///
+    /// Before the reply leaves the process, the engine is flushed.
+    pub fn execute<R: Reply>(&mut self, session: &mut Session, arguments: &[&[u8]], reply: &mut R) -> Flow {
+        debug_assert!(session.parked.is_none(), "a session does one thing at a time");
+        let command = match table::resolve(arguments) {
+            Ok(command) => command,
+            Err(message) => {
+                session.spoil_transaction();
+                reply.error(&message);
+                return Flow::Done;
+            }
+        };
+        if session.in_transaction() && !command.steers_transaction() {
+            return Self::enqueue(session, command, arguments, reply);
+        }
+        self.run(session, command, arguments, reply)
+    }
+
+    /// Goes on with what the session waits for. Returns as [`Self::execute`] does.
+    pub fn resume<R: Reply>(&mut self, session: &mut Session, reply: &mut R) -> Flow {
+        self.note_completed();
+        match session.parked.take() {
+            None => Flow::Done,
+            Some(Parked::Command(arguments, tickets)) if self.is_fetching(&tickets) => {
+                session.parked = Some(Parked::Command(arguments, tickets));
+                Flow::Wait { until: None }
+            }
+            Some(Parked::Command(arguments, _)) => self.execute(session, &arguments.borrow(), reply),
+            Some(Parked::Transaction(transaction, tickets)) if self.is_fetching(&tickets) => {
+                session.parked = Some(Parked::Transaction(transaction, tickets));
+                Flow::Wait { until: None }
+            }
+            Some(Parked::Transaction(transaction, _)) => self.commit(session, transaction, reply),
+            Some(Parked::Acknowledgement { sequence, regions, until }) => {
+                self.wait(session, sequence, regions, until, reply)
+            }
+        }
+    }
+
+    fn run<R: Reply>(
+        &mut self,
+        session: &mut Session,
+        command: &'static Command,
+        arguments: &[&[u8]],
+        reply: &mut R,
+    ) -> Flow {
+        let outcome = match command.action {
+            Action::Run(function) if command.access == Access::Read => {
+                self.read(session.database, function, arguments, reply).map(|()| Flow::Done)
+            }
+            Action::Run(function) => {
+                self.write(session.database, function, arguments, reply).map(|()| Flow::Done)
+            }
+            Action::Control(control) => self.control(session, control, arguments, reply),
+        };
+        match outcome {
+            Ok(flow) => flow,
+            Err(Stop::Refuse(message)) => {
+                reply.error(&message);
+                Flow::Done
+            }
+            Err(Stop::Need(need)) => {
+                let tickets = self.fetch(&[*need]);
+                session.parked = Some(Parked::Command(Owned::copy(arguments), tickets));
+                Flow::Wait { until: None }
+            }
+        }
+    }
+
+    /// Reads open no entry.
+    pub(crate) fn read<R: Reply>(
+        &mut self,
+        database: u8,
+        function: Function,
+        arguments: &[&[u8]],
+        reply: &mut R,
+    ) -> Outcome {
+        let mark = reply.mark();
+        let now = self.engine.now();
+        let outcome = table::run(function, &mut self.context(now, database, reply), arguments);
+        if outcome.is_err() {
+            reply.rewind(mark);
+        }
+        outcome
+    }
+
+    /// An entry of its own for one command; a command that wrote nothing leaves none.
+    fn write<R: Reply>(
+        &mut self,
+        database: u8,
+        function: Function,
+        arguments: &[&[u8]],
+        reply: &mut R,
+    ) -> Outcome {
+        let now = self.engine.begin();
+        let outcome = self.step(now, database, reply, |context| table::run(function, context, arguments));
+        self.engine.end();
+        outcome
+    }
+
+    /// One step inside the open entry: its operations become visible to the next step, or, if it stops, it leaves no
+    /// trace in entry and reply.
+    pub(crate) fn step<R: Reply, T>(
+        &mut self,
+        now: HybridTime,
+        database: u8,
+        reply: &mut R,
+        prepare: impl FnOnce(&mut Context<'_, E::View, R>) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let from = self.engine.parts().1.checkpoint();
+        let mark = reply.mark();
+        let outcome = prepare(&mut self.context(now, database, reply));
+        if outcome.is_ok() {
+            self.engine.apply(from);
+        } else {
+            self.engine.parts().1.rewind(from);
+            reply.rewind(mark);
+        }
+        outcome
+    }
+
+    fn context<'a, R: Reply>(
+        &'a mut self,
+        now: HybridTime,
+        database: u8,
+        reply: &'a mut R,
+    ) -> Context<'a, E::View, R> {
+        let conditions_allowed = self.options.conditional == Conditional::Local || self.engine.regions() == 1;
+        let (view, entry) = self.engine.parts();
+        Context { view, entry, reply, now, database, random: &mut self.random, conditions_allowed }
+    }
+
+    /// Commands that are about the connection or the whole store.
+    pub(crate) fn control<R: Reply>(
+        &mut self,
+        session: &mut Session,
+        control: Control,
+        arguments: &[&[u8]],
+        reply: &mut R,
+    ) -> Outcome<Flow> {
+        match control {
+            Control::Multi => Self::open_transaction(session, reply)?,
+            Control::Exec => return self.exec(session, reply),
+            Control::Discard => Self::discard(session, reply)?,
+            Control::Watch if session.in_transaction() => return Err(errors::WATCH_INSIDE_MULTI.into()),
+            Control::Watch => return Err(errors::WATCH.into()),
+            Control::Select => {
+                session.database = server::database(arguments)?;
+                reply.simple("OK");
+            }
+            Control::Wait => {
+                let (regions, timeout_ms) = server::wait_arguments(arguments)?;
+                let deadline =
+                    |ms: u64| HybridTime(self.engine.now().0.saturating_add(ms.saturating_mul(1000)));
+                let until = (timeout_ms > 0).then(|| deadline(timeout_ms));
+                return Ok(self.wait(session, self.engine.last_sequence(), regions, until, reply));
+            }
+            Control::FlushAll => self.flush(0..DATABASES, arguments, reply)?,
+            Control::FlushDatabase => {
+                self.flush(session.database..session.database + 1, arguments, reply)?;
+            }
+            Control::Info => self.reply_info(arguments, reply)?,
+            Control::Config => server::config(&self.options.parameters, arguments, reply)?,
+        }
+        Ok(Flow::Done)
+    }
+
+    /// WAIT: answers when enough other regions have `sequence` on disk, or when the time is over.
+    fn wait<R: Reply>(
+        &self,
+        session: &mut Session,
+        sequence: u64,
+        regions: i64,
+        until: Option<HybridTime>,
+        reply: &mut R,
+    ) -> Flow {
+        let acknowledged = self.engine.acknowledged(sequence) as i64;
+        let over = until.is_some_and(|until| self.engine.now() >= until);
+        if acknowledged >= regions || over {
+            reply.integer(acknowledged);
+            return Flow::Done;
+        }
+        session.parked = Some(Parked::Acknowledgement { sequence, regions, until });
+        Flow::Wait { until }
+    }
+
+    /// FLUSHALL and FLUSHDB: DEL of every key, an entry for each chunk. So it is not atomic in other regions, and keys
+    /// that are written there meanwhile stay. Run again after a wait, it finds little left to do.
+    fn flush<R: Reply>(
+        &mut self,
+        databases: std::ops::Range<u8>,
+        arguments: &[&[u8]],
+        reply: &mut R,
+    ) -> Outcome {
+        server::check_flush(arguments)?;
+        for database in databases {
+            let mut cursor = 0;
+            loop {
+                let now = self.engine.begin();
+                let next = self.step(now, database, reply, |context| context.clear_keys(cursor, FLUSH_CHUNK));
+                self.engine.end();
+                cursor = next?;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        reply.simple("OK");
+        Ok(())
+    }
+
+    /// Asks the engine for rows.
+    pub(crate) fn fetch(&mut self, needs: &[Need]) -> Tickets {
+        let tickets: Tickets = needs.iter().map(|need| self.engine.fetch(need)).collect();
+        self.fetching.extend(tickets.iter().copied());
+        tickets
+    }
+
+    fn note_completed(&mut self) {
+        self.engine.completed(&mut self.completed);
+        for ticket in self.completed.drain(..) {
+            self.fetching.remove(&ticket);
+        }
+    }
+
+    fn is_fetching(&self, tickets: &Tickets) -> bool {
+        tickets.iter().any(|ticket| self.fetching.contains(ticket))
+    }
+}
