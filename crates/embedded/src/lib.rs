@@ -1,1 +1,22 @@
-//! embedded.
+//! The embedded engine: a region's rows in memory, its log on disk, its links to the other regions.
+//!
+//! One append-only log per region is write-ahead log and replication stream at once. The data thread owns the rows and
+//! writes the log; other threads force it onto the disk and ship it to peers straight from the file. What may be
+//! delivered when is decided by the pure core in `geode_replica`. This crate knows no protocol and no command.
+
+#![allow(dead_code, unused_imports)]
+
+mod config;
+mod conflict;
+mod engine;
+mod error;
+mod handle;
+mod table;
+
+pub use config::{Config, FsyncMode};
+pub use conflict::{Conflict, ConflictReport, Rule, Side};
+pub use engine::{Dial, Embedded, Wake};
+pub use error::OpenError;
+pub use geode_replica::Vector;
+pub use handle::{EmbeddedHandle, HeldState, PeerStats, Stats, Stopped};
+pub use table::Table;

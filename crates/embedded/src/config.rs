@@ -1,0 +1,69 @@
+//! What an embedded engine is told when it opens.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// When the log is forced onto the disk. In every mode a record is in the kernel before its answer, so a killed
+/// process loses nothing; the modes differ in what a crash of the machine may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsyncMode {
+    /// Replies wait until their record is on disk; one fsync covers all that came before it.
+    Always,
+    /// Once a second: a machine crash may lose the last second.
+    EverySecond,
+    /// When the system likes. Other regions' WAIT never counts this one.
+    Never,
+}
+
+impl FsyncMode {
+    /// The word in planet.toml.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::EverySecond => "everysec",
+            Self::Never => "never",
+        }
+    }
+}
+
+impl FromStr for FsyncMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Always, Self::EverySecond, Self::Never].into_iter().find(|mode| mode.name() == text).ok_or(())
+    }
+}
+
+/// Where an engine keeps its data and who it is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data directory; created if it is missing. One process at a time.
+    pub data: PathBuf,
+    /// The planet's name.
+    pub planet: String,
+    /// This region's name.
+    pub region: String,
+    /// The names of the planet's other regions.
+    pub peers: Vec<String>,
+    /// When the log is forced onto the disk.
+    pub fsync: FsyncMode,
+    /// A log file is closed and the next one begun at about this many bytes.
+    pub segment_bytes: u64,
+}
+
+impl Config {
+    /// Bytes of a log segment: small enough to be dropped one by one, large enough that there are few.
+    pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+    /// The defaults for a region of a planet: fsync every second.
+    pub fn new(data: impl Into<PathBuf>, planet: &str, region: &str, peers: &[&str]) -> Self {
+        Self {
+            data: data.into(),
+            planet: planet.to_owned(),
+            region: region.to_owned(),
+            peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
+            fsync: FsyncMode::EverySecond,
+            segment_bytes: Self::SEGMENT_BYTES,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The rows of a region in memory.
+//!
+//! Keys stand in many small hash tables (*segments*) that grow one at a time, so no write ever waits for a large table
+//! to be rehashed. A plain string is one packed allocation; everything else is a [`key::KeyState`]. The digest, the
+//! counts and the index of deadlines are kept with every row that comes or goes.
+
+mod apply;
+mod cell;
+mod dead;
+mod key;
+mod record;
+
+use std::collections::BTreeSet;
+
+use geode_crdt::{Actors, CellRef, Deadline, Digest, Dot, HybridTime, KeyName, Kind, digest};
+use geode_store::{KeyView, Loaded, View};
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+pub(crate) use apply::{Origin, Trace};
+use dead::DeadRuns;
+use key::{Cells, KeyState};
+
+/// Bits of a key's hash that choose its segment: with 100 million keys a segment holds 50 000, rehashed in under a
+/// millisecond.
+const SEGMENT_BITS: u32 = 11;
+/// A scan looks at this many keys of other databases for each one that was asked for before it returns a cursor.
+const SCAN_PATIENCE: usize = 100;
+
+/// All rows, and what is kept about them.
+#[derive(Debug)]
+pub struct Table {
+    actors: Actors,
+    seed: u64,
+    segments: Box<[HashTable<Entry>]>,
+    digest: Digest,
+    live_keys: Box<[u64; 256]>,
+    memory_bytes: u64,
+    /// When a key's data ends, with the key's hash in this table.
+    deadlines: BTreeSet<(HybridTime, u64)>,
+    dead: DeadRuns,
+}
+
+/// One key. The hash is kept so that growing and scanning touch no other memory.
+#[derive(Debug)]
+struct Entry {
+    hash: u64,
+    slot: Slot,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Packed(Box<[u8]>),
+    Full(Box<KeyState>),
+}
+
+impl Slot {
+    fn key(&self) -> KeyName<'_> {
+        match self {
+            Self::Packed(bytes) => record::key(bytes),
+            Self::Full(state) => state.key(),
+        }
+    }
+
+    fn as_ref<'v>(&'v self, actors: &'v Actors) -> KeyRef<'v> {
+        match self {
+            Self::Packed(bytes) => KeyRef(Rows::Packed(bytes)),
+            Self::Full(state) => KeyRef(Rows::Full(state, actors)),
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        match self {
+            Self::Packed(_) => true,
+            Self::Full(state) => state.is_live(),
+        }
+    }
+}
+
+/// The rows of one key, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyRef<'v>(Rows<'v>);
+
+#[derive(Clone, Copy, Debug)]
+enum Rows<'v> {
+    Packed(&'v [u8]),
+    Full(&'v KeyState, &'v Actors),
+}
+
+impl Table {
+    /// An empty table. `seed` makes its hashes unpredictable to clients who choose keys.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            actors: Actors::default(),
+            seed,
+            segments: (0..1 << SEGMENT_BITS).map(|_| HashTable::new()).collect(),
+            digest: Digest::default(),
+            live_keys: Box::new([0; 256]),
+            memory_bytes: 0,
+            deadlines: BTreeSet::new(),
+            dead: DeadRuns::default(),
+        }
+    }
+
+    pub(crate) fn actors_mut(&mut self) -> &mut Actors {
+        &mut self.actors
+    }
+
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Keys with live data over all databases.
+    pub(crate) fn live_keys(&self) -> u64 {
+        self.live_keys.iter().sum()
+    }
+
+    /// An estimate of what rows and keys take.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Up to `limit` live keys of a range of the digest. Linear in all keys: for people.
+    pub(crate) fn keys_of_range(&self, range: u8, limit: usize) -> Vec<(u8, Vec<u8>)> {
+        let keys = self.segments.iter().flat_map(|segment| segment.iter().map(|entry| entry.slot.key()));
+        let matching = keys.filter(|key| digest::range_of(digest::key_hash(*key)) == usize::from(range));
+        matching.take(limit).map(|key| (key.database, key.name.to_vec())).collect()
+    }
+
+    /// Up to `limit` keys whose greatest deadline is below `before`, earliest first.
+    pub(crate) fn due(&self, before: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
+        let mut keys = Vec::new();
+        for (deadline, hash) in self.deadlines.range(..(before, 0)) {
+            let entries = self.segments[segment_of(*hash)].iter_hash(table_hash(*hash));
+            for entry in entries.filter(|entry| entry.hash == *hash) {
+                let Slot::Full(state) = &entry.slot else { continue };
+                if state.deadline() == Some(Deadline(*deadline)) {
+                    keys.push((state.key().database, state.key().name.into()));
+                }
+            }
+            if keys.len() >= limit {
+                break;
+            }
+        }
+        keys
+    }
+
+    fn hash(&self, key: KeyName<'_>) -> u64 {
+        xxh3_64_with_seed(key.name, self.seed ^ u64::from(key.database))
+    }
+
+    fn find(&self, key: KeyName<'_>) -> Option<&Slot> {
+        let hash = self.hash(key);
+        let segment = &self.segments[segment_of(hash)];
+        let same = |entry: &Entry| entry.hash == hash && entry.slot.key() == key;
+        segment.find(table_hash(hash), same).map(|entry| &entry.slot)
+    }
+}
+
+fn segment_of(hash: u64) -> usize {
+    (hash >> (u64::BITS - SEGMENT_BITS)) as usize
+}
+
+/// What the hash tables see: their tags are the top bits, which are equal within a segment, so lower ones are mixed in.
+fn table_hash(hash: u64) -> u64 {
+    hash ^ (hash << 32)
+}
+
+impl View for Table {
+    type Key<'v> = KeyRef<'v>;
+
+    fn actors(&self) -> &Actors {
+        &self.actors
+    }
+
+    fn key<'v>(&'v self, key: KeyName<'_>) -> Loaded<Option<KeyRef<'v>>> {
+        Ok(self.find(key).map(|slot| slot.as_ref(&self.actors)))
+    }
+
+    /// The cursor is the least hash not visited yet. Hashes do not change when a table grows, so nothing is missed.
+    fn scan<'v>(
+        &'v self,
+        database: u8,
+        cursor: u64,
+        count: usize,
+        mut visit: impl FnMut(&'v [u8], KeyRef<'v>),
+    ) -> Loaded<u64> {
+        let mut candidates: Vec<&Entry> = Vec::new();
+        let (mut left, mut patience) = (count.max(1), count.max(1).saturating_mul(SCAN_PATIENCE));
+        for segment in &self.segments[segment_of(cursor)..] {
+            candidates.clear();
+            candidates.extend(segment.iter().filter(|entry| entry.hash >= cursor));
+            candidates.sort_unstable_by_key(|entry| entry.hash);
+            for (index, entry) in candidates.iter().enumerate() {
+                // Keys of equal hash share a place, so they are visited together.
+                let same_place = index > 0 && candidates[index - 1].hash == entry.hash;
+                if (left == 0 || patience == 0) && !same_place {
+                    return Ok(entry.hash);
+                }
+                patience = patience.saturating_sub(1);
+                let key = entry.slot.key();
+                if key.database == database && entry.slot.is_live() {
+                    left = left.saturating_sub(1);
+                    visit(key.name, entry.slot.as_ref(&self.actors));
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    fn key_count(&self, database: u8) -> Loaded<u64> {
+        Ok(self.live_keys[usize::from(database)])
+    }
+}
+
+impl<'v> KeyView<'v> for KeyRef<'v> {
+    fn shown(self) -> Option<Kind> {
+        match self.0 {
+            Rows::Packed(_) => Some(Kind::String),
+            Rows::Full(state, actors) => state.shown(actors),
+        }
+    }
+
+    fn live_cells(self, kind: Kind) -> u64 {
+        match self.0 {
+            Rows::Packed(_) => u64::from(matches!(kind, Kind::String | Kind::Ttl)),
+            Rows::Full(state, _) => state.live_cells(kind),
+        }
+    }
+
+    fn deadlines(self) -> impl Iterator<Item = (Dot, Deadline)> {
+        let rows = match self.0 {
+            Rows::Packed(bytes) => Some(CellRef::One(record::never_row(bytes))),
+            Rows::Full(state, _) => state.ttl().rows(),
+        };
+        let puts = rows.into_iter().flat_map(CellRef::puts);
+        puts.map(|put| (put.dot, Deadline::from_bytes(put.value)))
+    }
+
+    fn cell(self, kind: Kind, element: &[u8]) -> Loaded<Option<CellRef<'v>>> {
+        Ok(match self.0 {
+            Rows::Packed(bytes) => packed_cell(bytes, kind).filter(|_| element.is_empty()),
+            Rows::Full(state, _) => state.cell(kind, element),
+        })
+    }
+
+    fn cells(self, kind: Kind) -> Loaded<impl DoubleEndedIterator<Item = (&'v [u8], CellRef<'v>)>> {
+        Ok(match self.0 {
+            Rows::Packed(bytes) => Cells::One(packed_cell(bytes, kind)),
+            Rows::Full(state, _) => state.cells(kind),
+        })
+    }
+
+    fn nth_cell(self, kind: Kind, index: u64) -> Loaded<Option<(&'v [u8], CellRef<'v>)>> {
+        Ok(match self.0 {
+            Rows::Packed(bytes) => {
+                packed_cell(bytes, kind).filter(|_| index == 0).map(|cell| (&[][..], cell))
+            }
+            Rows::Full(state, _) => state.nth_cell(kind, index),
+        })
+    }
+}
+
+fn packed_cell(bytes: &[u8], kind: Kind) -> Option<CellRef<'_>> {
+    match kind {
+        Kind::String => Some(CellRef::One(record::row(bytes))),
+        Kind::Ttl => Some(CellRef::One(record::never_row(bytes))),
+        Kind::Hash | Kind::Set | Kind::List => None,
+    }
+}

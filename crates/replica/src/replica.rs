@@ -1,0 +1,548 @@
+//! The state machine.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use geode_crdt::{ActorId, ActorIndex, Actors, Frame, HybridTime, VersionVector};
+
+use crate::catch_up::CatchUp;
+use crate::peer::{Link, Peer};
+use crate::pending::{Blocked, Pending, Waiting};
+use crate::vector::Vector;
+use crate::wire::{self, Message, Witness};
+
+/// How often a replica says where it stands.
+const HEARTBEAT_MS: u64 = 100;
+/// How far an entry may be ahead of the local clock before it is held back, in microseconds: well above what NTP leaves
+/// between healthy machines.
+const DRIFT_US: u64 = 500_000;
+/// Undeliverable frames that are kept for each peer. What is beyond is dropped and asked for again.
+const PENDING_BYTES: usize = 16 << 20;
+
+/// The time, as whoever drives the machine reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// A clock that never jumps, in milliseconds since some start.
+    pub monotonic_ms: u64,
+    /// The wall clock.
+    pub wall: HybridTime,
+}
+
+/// What holds the entries: the engine, or a simulator.
+pub trait Host {
+    /// The table of actors; what arrives is interned there.
+    fn actors(&mut self) -> &mut Actors;
+
+    /// Takes the entries `from..=to` of a frame. They come in causal order and each once.
+    fn deliver(&mut self, frame: &Frame<'_>, from: u64, to: u64);
+
+    /// The checksum of one held entry, cut out of its frame with [`Frame::slice`]; `None` if it is not held.
+    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Option<u32>;
+}
+
+/// What is to be done. Peers are named by region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a message.
+    Send {
+        /// To whom.
+        peer: Arc<str>,
+        /// What.
+        message: Message,
+    },
+    /// From now on, stream the entries of this region's own actors to the peer as they are logged, beginning after
+    /// what it holds: every own actor not named here from its first.
+    Stream {
+        /// To whom.
+        peer: Arc<str>,
+        /// What the peer holds.
+        held: Vec<(ActorIndex, u64)>,
+    },
+    /// Send some entries of one actor, beside the stream.
+    Serve {
+        /// To whom.
+        peer: Arc<str>,
+        /// Whose entries.
+        actor: ActorIndex,
+        /// The first.
+        from: u64,
+        /// The last.
+        to: u64,
+    },
+    /// Close the link.
+    Disconnect {
+        /// Whose.
+        peer: Arc<str>,
+        /// One line for the log.
+        reason: String,
+    },
+    /// A peer has seen more of this writer than this writer remembers: go on under a new actor
+    /// ([`Replica::begin_incarnation`]) before anything else is written.
+    NewIncarnation {
+        /// One line for the log.
+        reason: String,
+    },
+    /// Tell the operator.
+    Report(Report),
+}
+
+/// What an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A peer refused this region, or was refused.
+    Refused {
+        /// Which peer.
+        peer: Arc<str>,
+        /// One line.
+        reason: String,
+    },
+    /// An entry is held back because its time is too far ahead of the local clock.
+    Ahead {
+        /// Who wrote it.
+        actor: ActorId,
+        /// Which entry.
+        sequence: u64,
+        /// How far ahead, in milliseconds.
+        ahead_ms: u64,
+    },
+}
+
+/// Causal delivery for one region.
+#[derive(Debug)]
+pub struct Replica {
+    planet: String,
+    region: Arc<str>,
+    own: ActorIndex,
+    pub(crate) held: VersionVector,
+    durable: VersionVector,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) pending: Pending,
+    pub(crate) catch_up: CatchUp,
+    /// By region: every entry of it below this time is delivered.
+    passed: BTreeMap<Arc<str>, HybridTime>,
+    pub(crate) now: Now,
+    heartbeat_at_ms: u64,
+    durable_grew: bool,
+    reported_ahead: BTreeMap<ActorIndex, u64>,
+    renewing: bool,
+    pub(crate) actions: VecDeque<Action>,
+}
+
+impl Replica {
+    /// The replica of `region`, which writes as `own` and holds `held`, all of it on disk.
+    pub fn new(planet: &str, region: &str, own: ActorIndex, peers: &[String], held: VersionVector) -> Self {
+        let mut peers: Vec<Peer> = peers.iter().map(|peer| Peer::new(peer)).collect();
+        peers.sort_by(|left, right| left.region.cmp(&right.region));
+        Self {
+            planet: planet.to_owned(),
+            region: region.into(),
+            own,
+            durable: held.clone(),
+            held,
+            peers,
+            pending: Pending::default(),
+            catch_up: CatchUp::default(),
+            passed: BTreeMap::new(),
+            now: Now::default(),
+            heartbeat_at_ms: 0,
+            durable_grew: false,
+            reported_ahead: BTreeMap::new(),
+            renewing: false,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The actor under which this region writes.
+    pub const fn own(&self) -> ActorIndex {
+        self.own
+    }
+
+    /// What is delivered, own entries included.
+    pub const fn held(&self) -> &VersionVector {
+        &self.held
+    }
+
+    /// How many other regions have the current actor's entry on disk.
+    pub fn acknowledged(&self, sequence: u64) -> usize {
+        self.peers.iter().filter(|peer| peer.durable.get(self.own) >= sequence).count()
+    }
+
+    /// What a peer said to hold, and whether its link is up; in the order of names.
+    pub fn peers(&self) -> impl Iterator<Item = (&Arc<str>, bool, &VersionVector)> {
+        self.peers.iter().map(|peer| (&peer.region, peer.is_up(), &peer.held))
+    }
+
+    /// Whether every peer has said since the start what it holds of this writer.
+    pub fn all_answered(&self) -> bool {
+        self.peers.iter().all(|peer| peer.answered)
+    }
+
+    /// Whether this is the region that sweeps: the first by name of those that can be reached.
+    pub fn is_sweeper(&self) -> bool {
+        self.peers.iter().all(|peer| !peer.is_up() || peer.region > self.region)
+    }
+
+    /// Up to when every other region's entries are delivered. Nothing with a lesser time can arrive any more.
+    pub fn passed(&self) -> HybridTime {
+        let current = |actor| self.peers.iter().any(|peer| peer.actor == Some(actor));
+        // A lost tail of an earlier incarnation may still be fetched; its times are not bound by what came later.
+        let outstanding = self.peers.iter().flat_map(|peer| peer.held.iter());
+        if outstanding.into_iter().any(|(actor, held)| !current(actor) && held > self.held.get(actor)) {
+            return HybridTime(0);
+        }
+        let passed = |peer: &Peer| self.passed.get(&peer.region).copied().unwrap_or_default();
+        self.peers.iter().map(passed).min().unwrap_or(HybridTime(u64::MAX))
+    }
+
+    /// An own entry is in the log.
+    pub fn committed(&mut self, sequence: u64) {
+        self.held.raise(self.own, sequence);
+    }
+
+    /// Entries were replayed from the log: no longer news, but they date their region.
+    pub fn replayed(&mut self, region: &Arc<str>, time: HybridTime) {
+        raise(&mut self.passed, region, time);
+    }
+
+    /// Entries up to these are on disk here. Peers hear of it with the next heartbeat, which is then due at once.
+    pub fn synced(&mut self, actor: ActorIndex, sequence: u64) {
+        if sequence > self.durable.get(actor) {
+            self.durable.raise(actor, sequence);
+            self.durable_grew = true;
+        }
+    }
+
+    /// From now on this region writes as `own`, an actor that nobody has seen.
+    pub fn begin_incarnation(&mut self, own: ActorIndex) {
+        self.own = own;
+        self.renewing = false;
+    }
+
+    /// A connection to `peer` is there; messages can be sent.
+    pub fn connected(&mut self, peer: &str, host: &mut impl Host) {
+        let Some(index) = self.index_of(peer) else { return };
+        self.peers[index].link = Link::Greeting;
+        let held = Vector::of(&self.held, host.actors());
+        let of_peer = held.0.iter().filter(|(actor, _)| &*actor.region == peer);
+        let mut witnesses = Vec::new();
+        for (actor, sequence) in of_peer {
+            let known = host.actors().intern(actor);
+            if let Some(fingerprint) = host.fingerprint(known, *sequence) {
+                witnesses.push(Witness { actor: actor.clone(), sequence: *sequence, fingerprint });
+            }
+        }
+        let actor = host.actors().id(self.own).clone();
+        let planet = self.planet.clone();
+        self.send(index, Message::Hello { version: wire::VERSION, planet, actor, held, witnesses });
+    }
+
+    /// The connection to `peer` is gone.
+    pub fn lost(&mut self, peer: &str) {
+        let Some(index) = self.index_of(peer) else { return };
+        self.peers[index].link = Link::Down { since_ms: self.now.monotonic_ms };
+        self.catch_up.lost(index);
+    }
+
+    /// A message other than a frame arrived.
+    pub fn message(&mut self, peer: &str, message: Message, host: &mut impl Host) {
+        let Some(index) = self.index_of(peer) else { return };
+        match (self.peers[index].link, message) {
+            (Link::Down { .. }, _) => {}
+            (_, Message::Refuse { reason }) => {
+                let peer = Arc::clone(&self.peers[index].region);
+                self.actions.push_back(Action::Report(Report::Refused {
+                    peer: Arc::clone(&peer),
+                    reason: reason.clone(),
+                }));
+                self.actions.push_back(Action::Disconnect { peer, reason: format!("it refused: {reason}") });
+            }
+            (Link::Greeting, Message::Hello { version, planet, actor, held, witnesses }) => {
+                match self.objection(index, version, &planet, &actor) {
+                    Some(reason) => self.refuse(index, reason),
+                    None => self.greeted(index, &actor, &held, &witnesses, host),
+                }
+            }
+            (Link::Up, Message::Heartbeat { actor, sequence, time, held, durable }) => {
+                let actor = host.actors().intern(&actor);
+                let (held, durable) = (held.intern(host.actors()), durable.intern(host.actors()));
+                let peer = &mut self.peers[index];
+                peer.actor = Some(actor);
+                peer.held.join(&held);
+                peer.durable.join(&durable);
+                // The oldest unmet promise stays: under constant load a newer one would never be met.
+                peer.promise.get_or_insert((actor, sequence, time));
+                self.keep_promises();
+            }
+            (Link::Up, Message::Request { actor, from, to }) => {
+                let actor = host.actors().intern(&actor);
+                let to = to.min(self.held.get(actor));
+                if from >= 1 && from <= to {
+                    let peer = Arc::clone(&self.peers[index].region);
+                    self.actions.push_back(Action::Serve { peer, actor, from, to });
+                }
+            }
+            (_, message) => self.disconnect(index, format!("unexpected message: {}", name_of(&message))),
+        }
+    }
+
+    /// A frame arrived. What can be delivered is delivered at once, and so is what waited for it.
+    pub fn frame(&mut self, peer: &str, bytes: &[u8], host: &mut impl Host) {
+        let Some(index) = self.index_of(peer) else { return };
+        if !self.peers[index].is_up() {
+            return;
+        }
+        match Frame::parse(bytes, host.actors()) {
+            Ok(frame) if frame.bytes().len() == bytes.len() => {
+                if self.offer(index, &frame, host) {
+                    self.drain(host);
+                }
+            }
+            Ok(_) => self.disconnect(index, "a frame with bytes after its end".to_owned()),
+            Err(error) => self.disconnect(index, format!("its frame cannot be read: {error}")),
+        }
+    }
+
+    /// Time passed. Entries that were ahead of the clock may be due; what does not arrive is asked for elsewhere.
+    pub fn timer(&mut self, now: Now, host: &mut impl Host) {
+        self.now = now;
+        self.drain(host);
+        self.ask_for_missing(host.actors());
+    }
+
+    /// Whether a heartbeat should go out now: its time has come, or the disk has news for peers.
+    pub fn heartbeat_due(&self) -> bool {
+        let due = self.durable_grew || self.now.monotonic_ms >= self.heartbeat_at_ms + HEARTBEAT_MS;
+        due && self.peers.iter().any(Peer::is_up)
+    }
+
+    /// Says to every connected peer where this replica stands. `promise` is a time that all later own entries exceed.
+    /// Entries up to now must be logged already.
+    pub fn heartbeat(&mut self, promise: HybridTime, actors: &Actors) {
+        self.heartbeat_at_ms = self.now.monotonic_ms;
+        self.durable_grew = false;
+        let message = Message::Heartbeat {
+            actor: actors.id(self.own).clone(),
+            sequence: self.held.get(self.own),
+            time: promise,
+            held: Vector::of(&self.held, actors),
+            durable: Vector::of(&self.durable, actors),
+        };
+        for index in 0..self.peers.len() {
+            if self.peers[index].is_up() {
+                self.send(index, message.clone());
+            }
+        }
+    }
+
+    fn index_of(&self, region: &str) -> Option<usize> {
+        self.peers.binary_search_by(|peer| (*peer.region).cmp(region)).ok()
+    }
+
+    pub(crate) fn send(&mut self, index: usize, message: Message) {
+        let peer = Arc::clone(&self.peers[index].region);
+        self.actions.push_back(Action::Send { peer, message });
+    }
+
+    fn disconnect(&mut self, index: usize, reason: String) {
+        let peer = Arc::clone(&self.peers[index].region);
+        self.actions.push_back(Action::Disconnect { peer, reason });
+    }
+
+    fn objection(&self, index: usize, version: u16, planet: &str, actor: &ActorId) -> Option<String> {
+        let peer = &self.peers[index];
+        if version != wire::VERSION {
+            let known = wire::VERSION;
+            Some(format!(
+                "it speaks version {version} of replication, this region {known}: run matching releases"
+            ))
+        } else if planet != self.planet {
+            let ours = &self.planet;
+            Some(format!("it belongs to planet \"{planet}\", this region to \"{ours}\": check planet.toml"))
+        } else if actor.region != peer.region {
+            Some(format!("it says it is region {}, not {}: check link addresses", actor.region, peer.region))
+        } else {
+            None
+        }
+    }
+
+    fn refuse(&mut self, index: usize, reason: String) {
+        let peer = Arc::clone(&self.peers[index].region);
+        self.send(index, Message::Refuse { reason: reason.clone() });
+        self.actions.push_back(Action::Report(Report::Refused { peer, reason: reason.clone() }));
+        self.disconnect(index, format!("refused: {reason}"));
+    }
+
+    fn greeted(
+        &mut self,
+        index: usize,
+        actor: &ActorId,
+        held: &Vector,
+        witnesses: &[Witness],
+        host: &mut impl Host,
+    ) {
+        let held = held.intern(host.actors());
+        let actor = host.actors().intern(actor);
+        let peer = &mut self.peers[index];
+        peer.link = Link::Up;
+        peer.answered = true;
+        peer.actor = Some(actor);
+        // Not joined: a region that lost its disk holds less than it once said.
+        peer.durable = VersionVector::default();
+        peer.held = held;
+        peer.promise = None;
+        for witness in witnesses {
+            self.check_witness(index, witness, host);
+        }
+        let peer = &self.peers[index];
+        let own_region = |actor: ActorIndex, actors: &Actors| actors.id(actor).region == self.region;
+        let held = peer.held.iter().filter(|(actor, _)| own_region(*actor, host.actors())).collect();
+        self.actions.push_back(Action::Stream { peer: Arc::clone(&peer.region), held });
+    }
+
+    /// A peer that holds more of the current actor than this region, or other content, proves a lost tail.
+    fn check_witness(&mut self, index: usize, witness: &Witness, host: &mut impl Host) {
+        if host.actors().find(&witness.actor) != Some(self.own) {
+            return;
+        }
+        let (peer, held) = (Arc::clone(&self.peers[index].region), self.held.get(self.own));
+        if witness.sequence > held {
+            let reason =
+                format!("{peer} holds entry {} of this region, which ends at {held}", witness.sequence);
+            self.renew(reason);
+        } else if host.fingerprint(self.own, witness.sequence) != Some(witness.fingerprint) {
+            self.renew(format!("{peer} holds another entry {} of this region", witness.sequence));
+        }
+    }
+
+    fn renew(&mut self, reason: String) {
+        if !self.renewing {
+            self.renewing = true;
+            self.actions.push_back(Action::NewIncarnation { reason });
+        }
+    }
+
+    /// Delivers what can be delivered of a frame and keeps the rest. Returns whether anything was delivered.
+    fn offer(&mut self, index: usize, frame: &Frame<'_>, host: &mut impl Host) -> bool {
+        let writer = frame.writer();
+        let next = self.held.get(writer) + 1;
+        let last = frame.last_sequence();
+        if last < next {
+            return false;
+        }
+        if writer == self.own {
+            self.renew(format!("{} sent entry {last} of this region", self.peers[index].region));
+        }
+        if frame.first_sequence() > next {
+            self.keep(index, frame, Blocked::Gap);
+            return false;
+        }
+        let (upto, time, blocked) = self.deliverable(frame, next, host.actors());
+        if let Some(time) = time {
+            self.held.raise(writer, upto);
+            raise(&mut self.passed, &host.actors().id(writer).region.clone(), time);
+            host.deliver(frame, next, upto);
+        }
+        if let Some(blocked) = blocked {
+            self.keep(index, frame, blocked);
+        }
+        time.is_some()
+    }
+
+    /// How far a frame can be delivered from `next` on: the last entry and its time, and what stops the one after.
+    fn deliverable(
+        &mut self,
+        frame: &Frame<'_>,
+        next: u64,
+        actors: &Actors,
+    ) -> (u64, Option<HybridTime>, Option<Blocked>) {
+        let latest = self.latest();
+        let (mut upto, mut time) = (next - 1, None);
+        for entry in frame.entries().skip_while(|entry| entry.sequence < next) {
+            if entry.time > latest {
+                self.report_ahead(actors, frame.writer(), entry.sequence, entry.time);
+                return (upto, time, Some(Blocked::Clock(entry.time)));
+            }
+            let missing = |(actor, sequence): &(ActorIndex, u64)| *sequence > self.held.get(*actor);
+            if let Some((actor, sequence)) = entry.changed().find(missing) {
+                if actor == self.own {
+                    self.renew(format!("an entry depends on entry {sequence} of this region"));
+                }
+                return (upto, time, Some(Blocked::Entry(actor, sequence)));
+            }
+            (upto, time) = (entry.sequence, Some(entry.time));
+        }
+        (upto, time, None)
+    }
+
+    fn latest(&self) -> HybridTime {
+        HybridTime(self.now.wall.0.saturating_add(DRIFT_US))
+    }
+
+    fn report_ahead(&mut self, actors: &Actors, actor: ActorIndex, sequence: u64, time: HybridTime) {
+        let reported = self.reported_ahead.entry(actor).or_insert(0);
+        if *reported < sequence {
+            *reported = sequence;
+            let ahead_ms = (time.0 - self.now.wall.0) / 1000;
+            let actor = actors.id(actor).clone();
+            self.actions.push_back(Action::Report(Report::Ahead { actor, sequence, ahead_ms }));
+        }
+    }
+
+    fn keep(&mut self, index: usize, frame: &Frame<'_>, blocked: Blocked) {
+        let held_bytes = self.pending.bytes_of(index);
+        if held_bytes > 0 && held_bytes + frame.bytes().len() > PENDING_BYTES {
+            return;
+        }
+        let waiting =
+            Waiting { bytes: frame.bytes().into(), last: frame.last_sequence(), peer: index, blocked };
+        self.pending.insert(frame.writer(), frame.first_sequence(), waiting);
+    }
+
+    /// Delivers everything kept that has become deliverable, until nothing more follows.
+    fn drain(&mut self, host: &mut impl Host) {
+        while !self.pending.is_empty() {
+            let Some((_, waiting)) = self.pending.take_ready(&self.held, self.latest()) else { break };
+            // It was parsed when it came; the bytes are the same.
+            if let Ok(frame) = Frame::parse(&waiting.bytes, host.actors()) {
+                self.offer(waiting.peer, &frame, host);
+            }
+        }
+        self.keep_promises();
+    }
+
+    fn keep_promises(&mut self) {
+        for peer in &mut self.peers {
+            if let Some((actor, sequence, time)) = peer.promise
+                && self.held.get(actor) >= sequence
+            {
+                raise(&mut self.passed, &peer.region, time);
+                peer.promise = None;
+            }
+        }
+    }
+
+    pub(crate) fn region(&self) -> &Arc<str> {
+        &self.region
+    }
+}
+
+fn raise(times: &mut BTreeMap<Arc<str>, HybridTime>, region: &Arc<str>, time: HybridTime) {
+    match times.get_mut(region) {
+        Some(held) => *held = time.max(*held),
+        None => drop(times.insert(Arc::clone(region), time)),
+    }
+}
+
+const fn name_of(message: &Message) -> &'static str {
+    match message {
+        Message::Hello { .. } => "a second hello",
+        Message::Heartbeat { .. } => "a heartbeat before the hello",
+        Message::Request { .. } => "a request before the hello",
+        Message::Refuse { .. } => "a refusal",
+    }
+}
