@@ -179,6 +179,24 @@ async fn a_request_goes_to_the_instance_with_the_fewest() {
 }
 
 #[tokio::test]
+async fn requests_of_many_threads_are_all_released() {
+    let running = Setup::new(&[]).instances(2, 2, 50).start();
+    running.healthy(2).await;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..2_000 {
+                    let leases = running.leases(3);
+                    assert!(running.host.status().in_flight >= 3);
+                    drop(leases);
+                }
+            });
+        }
+    });
+    assert_eq!(running.host.status().in_flight, 0);
+}
+
+#[tokio::test]
 async fn a_killed_instance_is_restarted() {
     let running = Setup::new(&[]).start();
     let before = running.healthy(1).await;
