@@ -1,0 +1,284 @@
+//! The data directory of a planet on this machine: `planet.toml`, `planet.key`, one directory per region, and, while
+//! it runs, `lock` and `dev.json`.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use geode_planet::{Planet, Program, Region};
+
+use super::DevError;
+use super::plan::Plan;
+
+/// Bytes of the key that authenticates session tokens: an HMAC-SHA-256 key of the hash's own length.
+const KEY_BYTES: usize = 32;
+/// What `geode chaos` and the others read to find the planet that runs here.
+pub(crate) const RUNNING_FILE: &str = "dev.json";
+
+/// A directory that this process alone uses, until dropped.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl Directory {
+    /// Creates or enters the directory, and keeps every other `geode dev` out.
+    ///
+    /// # Errors
+    /// It is in use, or not writable.
+    pub(super) fn enter(path: &Path) -> Result<Self, DevError> {
+        fs::create_dir_all(path).map_err(|source| file("cannot create", path, source))?;
+        let lock_file = path.join("lock");
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_file);
+        let mut lock = opened.map_err(|source| file("cannot write", &lock_file, source))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Who holds it is only a courtesy.
+                let _ = lock.read_to_string(&mut pid);
+                let pid: String = pid.chars().filter(char::is_ascii_digit).collect();
+                let owner = if pid.is_empty() { pid } else { format!(" (process {pid})") };
+                return Err(DevError::DirectoryInUse { directory: path.to_owned(), owner });
+            }
+            Err(TryLockError::Error(source)) => return Err(file("cannot lock", &lock_file, source)),
+        }
+        let noted = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+        noted.map_err(|source| file("cannot write", &lock_file, source))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The planet of this directory: the one that is there, if it is the plan's, else the plan's, written now.
+    ///
+    /// # Errors
+    /// The file is no planet, or another one.
+    pub(super) fn planet(&self, plan: &Plan) -> Result<Planet, DevError> {
+        let path = plan.planet_file();
+        let planned_text = plan.planet_toml();
+        let parse = |text: &str| {
+            let parsed = Planet::parse(text, &path.to_string_lossy());
+            parsed.map_err(|errors| DevError::PlanetFile { file: path.clone(), details: errors.to_string() })
+        };
+        let planned = parse(&planned_text)?;
+        let planet = match fs::read_to_string(&path) {
+            Ok(text) => {
+                let found = parse(&text)?;
+                if let Some(difference) = difference(&planned, &found) {
+                    return Err(DevError::OtherPlanet { directory: self.path.clone(), difference });
+                }
+                found
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                write_whole(&path, planned_text.as_bytes(), 0o644)?;
+                planned
+            }
+            Err(source) => return Err(file("cannot read", &path, source)),
+        };
+        self.ensure_key(&plan.key_file())?;
+        Ok(planet)
+    }
+
+    fn ensure_key(&self, path: &Path) -> Result<(), DevError> {
+        if path.exists() {
+            return Ok(());
+        }
+        let mut key = [0; KEY_BYTES];
+        getrandom::fill(&mut key).map_err(|error| DevError::System {
+            doing: "the system gives no random numbers",
+            source: std::io::Error::other(error.to_string()),
+        })?;
+        let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        write_whole(path, format!("{digits}\n").as_bytes(), 0o600)
+    }
+
+    /// Says where the running planet is found, for as long as the result lives.
+    pub(super) fn announce(&self, ready: &str) -> Result<Announcement, DevError> {
+        Announcement::at(&self.path.join(RUNNING_FILE), ready)
+    }
+}
+
+/// The file that names the running planet; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    path: PathBuf,
+}
+
+impl Announcement {
+    /// Announces the planet in a file of the user's choice.
+    pub(super) fn at(path: &Path, ready: &str) -> Result<Self, DevError> {
+        write_whole(path, ready.as_bytes(), 0o644)?;
+        Ok(Self { path: path.to_owned() })
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        // A file that stays only leads to a refused connection.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What in a planet must match the plan but does not, in words.
+fn difference(planned: &Planet, found: &Planet) -> Option<String> {
+    let names =
+        |planet: &Planet| planet.regions.keys().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    if names(planned) != names(found) {
+        return Some(format!("its regions are {}, not {}", names(found), names(planned)));
+    }
+    for (planned, found) in planned.regions.values().zip(found.regions.values()) {
+        let pairs = places(planned).into_iter().zip(places(found));
+        if let Some(((what, planned_at), (_, found_at))) = pairs.into_iter().find(|(a, b)| a != b) {
+            return Some(format!("the {what} of {} is {found_at}, not {planned_at}", planned.name));
+        }
+    }
+    let command = |planet: &Planet| match planet.service.as_ref().map(|service| &service.program) {
+        Some(Program::Run(words)) => words.join(" "),
+        Some(Program::Upstream(address)) => format!("upstream {address}"),
+        None => "nothing".to_owned(),
+    };
+    let (planned, found) = (command(planned), command(found));
+    (planned != found).then(|| format!("its service is `{found}`, not `{planned}`"))
+}
+
+/// Everything of a region that the options decide.
+fn places(region: &Region) -> [(&'static str, String); 6] {
+    let settings = &region.settings;
+    let doors: Vec<String> = settings.door_listen.iter().map(ToString::to_string).collect();
+    let or_none = |address: Option<String>| address.unwrap_or_else(|| "nowhere".to_owned());
+    [
+        ("door", doors.join(" ")),
+        ("Redis address", settings.redis_listen.to_string()),
+        ("admin address", settings.admin_listen.to_string()),
+        ("link", or_none(region.link.as_ref().map(ToString::to_string))),
+        ("link_listen", or_none(settings.link_listen.map(|address| address.to_string()))),
+        ("data", settings.data.display().to_string()),
+    ]
+}
+
+/// Writes a file so that a reader sees all of it or nothing.
+fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DevError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|source| file("cannot write", path, source))
+}
+
+fn file(doing: &'static str, path: &Path, source: std::io::Error) -> DevError {
+    DevError::File { doing, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::dev::plan::Addresses;
+
+    fn plan(directory: &Path, names: &[&str], base_port: u16, command: &str) -> Plan {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let command = command.split(' ').map(str::to_owned).collect();
+        Plan::new(&names, base_port, command, directory.to_owned(), Addresses::PerRegion).unwrap()
+    }
+
+    #[test]
+    fn a_second_start_finds_the_planet_as_the_user_left_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("planet");
+        let plan = plan(&path, &["tokyo", "lagos"], 7100, "geode demo");
+        let directory = Directory::enter(&path).unwrap();
+        let first = directory.planet(&plan).unwrap();
+        let key = fs::read(plan.key_file()).unwrap();
+        assert_eq!(key.len(), 2 * KEY_BYTES + 1);
+        assert_eq!(fs::metadata(plan.key_file()).unwrap().permissions().mode() & 0o777, 0o600);
+        let edited = fs::read_to_string(plan.planet_file()).unwrap().replace("\"15ms\"", "\"99ms\"");
+        fs::write(plan.planet_file(), &edited).unwrap();
+        drop(directory);
+        let second = Directory::enter(&path).unwrap().planet(&plan).unwrap();
+        assert_ne!(first.steering.band, second.steering.band);
+        assert_eq!(fs::read_to_string(plan.planet_file()).unwrap(), edited);
+        assert_eq!(fs::read(plan.key_file()).unwrap(), key);
+    }
+
+    #[test]
+    fn another_planet_is_not_touched() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        let directory = Directory::enter(path).unwrap();
+        directory.planet(&plan(path, &["tokyo", "lagos"], 7100, "geode demo")).unwrap();
+        let written = fs::read(path.join("planet.toml")).unwrap();
+        let others = [
+            (plan(path, &["tokyo"], 7100, "geode demo"), "its regions are lagos,tokyo, not tokyo"),
+            (
+                plan(path, &["lagos", "tokyo"], 7100, "geode demo"),
+                "the door of lagos is 127.0.0.12:7100, not 127.0.0.11:7100",
+            ),
+            (
+                plan(path, &["tokyo", "lagos"], 7100, "node server.js"),
+                "its service is `geode demo`, not `node server.js`",
+            ),
+        ];
+        for (plan, difference) in others {
+            let error = directory.planet(&plan).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "{} holds another planet ({difference}): start it with the same options as before, choose another \
+                     directory with --data, or delete this one and its data",
+                    path.display()
+                )
+            );
+        }
+        assert_eq!(fs::read(path.join("planet.toml")).unwrap(), written);
+    }
+
+    #[test]
+    fn a_directory_has_one_user_at_a_time() {
+        let temporary = tempfile::tempdir().unwrap();
+        let first = Directory::enter(temporary.path()).unwrap();
+        let error = Directory::enter(temporary.path()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{} is in use by another `geode dev` (process {}): end that one, or choose another directory with \
+                 --data",
+                temporary.path().display(),
+                std::process::id()
+            )
+        );
+        drop(first);
+        Directory::enter(temporary.path()).unwrap();
+    }
+
+    #[test]
+    fn a_broken_file_is_told_with_all_its_mistakes() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        let directory = Directory::enter(path).unwrap();
+        fs::write(path.join("planet.toml"), "format = 1\n[regions.tokyo]\npublik = []\n").unwrap();
+        let error = directory.planet(&plan(path, &["tokyo"], 7100, "geode demo")).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("planet.toml:3: regions.tokyo.publik: unknown key"), "{error}");
+    }
+
+    #[test]
+    fn an_announcement_lasts_as_long_as_the_planet() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = Directory::enter(temporary.path()).unwrap();
+        let announcement = directory.announce("{}").unwrap();
+        assert_eq!(fs::read_to_string(temporary.path().join(RUNNING_FILE)).unwrap(), "{}");
+        drop(announcement);
+        assert!(!temporary.path().join(RUNNING_FILE).exists());
+    }
+}
