@@ -8,8 +8,22 @@
 //! This crate must not know what commands mean (but for those about the connection itself, such as HELLO and CLIENT)
 //! nor which engine holds the rows.
 
+mod accept;
+mod client;
+mod connection;
+mod handle;
 mod inline;
+mod input;
+mod limits;
+mod metrics;
+mod output;
 pub mod parse;
+mod serve;
+mod server;
 pub mod write;
 
+pub use handle::Handle;
+pub use limits::Limits;
+pub use metrics::{Count, RespMetrics};
+pub use server::{Server, ServerError};
 pub use write::Protocol;

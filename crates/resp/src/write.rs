@@ -12,6 +12,16 @@ pub enum Protocol {
     Version3,
 }
 
+impl Protocol {
+    /// As HELLO names it.
+    pub const fn number(self) -> i64 {
+        match self {
+            Self::Version2 => 2,
+            Self::Version3 => 3,
+        }
+    }
+}
+
 /// Appends replies to a connection's output.
 #[derive(Debug)]
 pub struct Writer<'o> {
