@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, ChildStdin, Command};
@@ -31,6 +32,8 @@ use super::processes;
 const READY_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a geode may take to answer such a look.
 const READY_PATIENCE: Duration = Duration::from_secs(2);
+/// After this time a geode's reason for not being ready is shown.
+const NOTICE_AFTER: Duration = Duration::from_secs(3);
 /// The first pause before a geode that died is started again; it doubles each time.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 /// The longest such pause.
@@ -278,7 +281,7 @@ impl Geodes {
         geode.starts += 1;
         geode.restart_at = None;
         let start = Start { region, number: geode.starts };
-        tokio::spawn(report_ready(planned.admin(), start, self.ready.clone()));
+        tokio::spawn(report_ready(planned.admin(), start, self.ready.clone(), self.output.clone()));
         self.set_phase(region, Phase::Starting);
         Ok(())
     }
@@ -400,15 +403,24 @@ async fn next_end(geodes: &mut [Geode]) -> (usize, ExitStatus) {
     .await
 }
 
-/// Asks until the geode says that it is ready. Ends with it too: an address that refuses belongs to a dead geode or to
-/// one that does not listen yet, and the next start has a task of its own.
-async fn report_ready(admin: SocketAddr, start: Start, ready: mpsc::Sender<Start>) {
+/// Asks until the geode says that it is ready. An address that refuses belongs to a geode that does not listen yet, or
+/// to a dead one, whose next start answers in its place; what is said of an earlier start is ignored.
+async fn report_ready(admin: SocketAddr, start: Start, ready: mpsc::Sender<Start>, output: Output) {
+    let started = Instant::now();
+    let mut told = Bytes::new();
     loop {
-        let answer = ask(admin, Method::GET, "/readyz", None, READY_PATIENCE).await;
-        if answer.is_ok_and(|(status, _)| status == StatusCode::OK) {
-            // The receiver lives as long as the planet.
-            let _ = ready.send(start).await;
-            return;
+        match ask(admin, Method::GET, "/readyz", None, READY_PATIENCE).await {
+            Ok((StatusCode::OK, _)) => {
+                // The receiver lives as long as the planet.
+                let _ = ready.send(start).await;
+                return;
+            }
+            Ok((_, reason)) if reason != told && started.elapsed() >= NOTICE_AFTER => {
+                let text = String::from_utf8_lossy(&reason);
+                output.line(start.region, Stream::Err, &format!("not ready yet: {}", text.trim()));
+                told = reason;
+            }
+            _ => {}
         }
         if ready.is_closed() {
             return;

@@ -215,14 +215,15 @@ impl Run {
             // One of an earlier run would be taken for this one's.
             let _ = std::fs::remove_file(file);
         }
+        let ready = || serde_json::to_string_pretty(&Ready::new(&self.plan, &states.borrow())).unwrap_or_default() + "\n";
+        let _starting = self.directory.announce(&ready())?;
         geodes.until_ready().await?;
         tokio::select! {
             () = world.until_all_up() => {}
             () = geodes.watch() => {}
         }
         bar.finish_and_clear();
-        let ready = Ready::new(&self.plan, &states.borrow());
-        let text = serde_json::to_string_pretty(&ready).unwrap_or_default() + "\n";
+        let text = ready();
         let program = std::env::args().next().filter(|program| program.contains('/'));
         let program = program.unwrap_or_else(|| "geode".to_owned());
         output.text(Stream::Out, &greeting(&self.plan, self.wan == Wan::Real, &program));

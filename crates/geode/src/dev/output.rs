@@ -39,8 +39,11 @@ pub(super) struct Output {
 
 #[derive(Debug)]
 struct Shared {
-    /// What stands before a region's lines, for standard output and standard error.
-    prefixes: [Vec<String>; 2],
+    names: Vec<String>,
+    /// The width of the longest name with an instance's number.
+    width: usize,
+    /// Whether standard output and standard error show colours.
+    coloured: [bool; 2],
     dropped: AtomicU64,
 }
 
@@ -51,9 +54,11 @@ impl Output {
         let (queue, lines) = sync_channel(QUEUE_LINES);
         let (finished, written) = sync_channel(1);
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let prefixes = [std::io::stdout().is_terminal(), std::io::stderr().is_terminal()]
-            .map(|terminal| prefixes(regions, terminal && !plain));
-        let shared = Arc::new(Shared { prefixes, dropped: AtomicU64::new(0) });
+        let coloured = [std::io::stdout().is_terminal(), std::io::stderr().is_terminal()];
+        let names: Vec<String> = regions.iter().map(|region| region.name.to_string()).collect();
+        let width = 2 + names.iter().map(String::len).max().unwrap_or(0);
+        let coloured = coloured.map(|terminal| terminal && !plain);
+        let shared = Arc::new(Shared { names, width, coloured, dropped: AtomicU64::new(0) });
         let of_writer = Arc::clone(&shared);
         std::thread::Builder::new().name("output".to_owned()).spawn(move || {
             write_lines(&lines, &of_writer.dropped, &bar);
@@ -65,9 +70,10 @@ impl Output {
 
     /// Writes a line of a region.
     pub(super) fn line(&self, region: usize, stream: Stream, text: &str) {
-        let prefixes = &self.shared.prefixes[usize::from(stream == Stream::Err)];
-        let prefix = prefixes.get(region).map_or("", String::as_str);
-        self.push(stream, format!("{prefix}{text}\n"));
+        let coloured = self.shared.coloured[usize::from(stream == Stream::Err)];
+        let colour = coloured.then(|| COLOURS[region % COLOURS.len()]);
+        let name = self.shared.names.get(region).map_or("", String::as_str);
+        self.push(stream, labelled(name, self.shared.width, colour, text));
     }
 
     /// Writes text as it is.
@@ -139,12 +145,64 @@ fn write(stream: Stream, text: &str) {
     };
 }
 
-fn prefixes(regions: &[PlannedRegion], coloured: bool) -> Vec<String> {
-    let width = regions.iter().map(|region| region.name.as_str().len()).max().unwrap_or(0);
-    let colours = COLOURS.iter().cycle();
-    let prefix = |(region, colour): (&PlannedRegion, &u8)| {
-        let name = format!("{:width$} |", region.name);
-        if coloured { format!("\x1b[{colour}m{name}\x1b[0m ") } else { format!("{name} ") }
-    };
-    regions.iter().zip(colours).map(prefix).collect()
+/// A line with its region before it, or with the instance of the service, `REGION/NUMBER`, where the geode has said which
+/// one it is from.
+fn labelled(name: &str, width: usize, colour: Option<u8>, text: &str) -> String {
+    let of_instance = text.split_once(" | ").filter(|(label, _)| {
+        let number = label.strip_prefix(name).and_then(|rest| rest.strip_prefix('/'));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    let (label, text) = of_instance.unwrap_or((name, text));
+    match colour {
+        Some(colour) => format!("\x1b[{colour}m{label:width$} |\x1b[0m {text}\n"),
+        None => format!("{label:width$} | {text}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_where_it_comes_from_once() {
+        let line = |text| labelled("us-east-1", 12, None, text);
+        assert_eq!(line("ready after 0.2 s"), "us-east-1    | ready after 0.2 s\n");
+        assert_eq!(line("us-east-1/0 | a | b"), "us-east-1/0  | a | b\n");
+        assert_eq!(line("us-east-1/x | a"), "us-east-1    | us-east-1/x | a\n");
+        assert_eq!(line("eu-west-1/0 | a"), "us-east-1    | eu-west-1/0 | a\n");
+        assert_eq!(labelled("a", 3, Some(36), "a/1 | x"), "\x1b[36ma/1 |\x1b[0m x\n");
+    }
+
+    #[tokio::test]
+    async fn lines_are_cut_where_they_end_or_grow_too_long() {
+        let (queue, lines) = sync_channel(16);
+        let shared = Shared {
+            names: vec!["a".to_owned()],
+            width: 1,
+            coloured: [false; 2],
+            dropped: AtomicU64::new(0),
+        };
+        let output = Output { queue, shared: Arc::new(shared) };
+        let long = "x".repeat(MAX_LINE_BYTES);
+        let source = format!("one\n\n{long}yz\nlast");
+        output.follow(0, Stream::Out, source.as_bytes()).await;
+        let written: Vec<String> = lines.iter().map(|(_, text)| text).collect();
+        assert_eq!(written, ["a | one\n", "a | \n", &format!("a | {long}\n"), "a | yz\n", "a | last\n"]);
+    }
+
+    #[test]
+    fn a_terminal_that_stands_still_holds_up_nobody() {
+        let (queue, _never_read) = sync_channel(1);
+        let shared = Shared {
+            names: vec!["a".to_owned()],
+            width: 1,
+            coloured: [false; 2],
+            dropped: AtomicU64::new(0),
+        };
+        let output = Output { queue, shared: Arc::new(shared) };
+        for _ in 0..3 {
+            output.line(0, Stream::Out, "x");
+        }
+        assert_eq!(output.shared.dropped.load(Ordering::Relaxed), 2);
+    }
 }

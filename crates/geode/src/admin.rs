@@ -1,0 +1,181 @@
+//! The admin API: what operators, their tools and orchestrators ask of one geode, and of the planet through it.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/healthz` | 200 while the process works |
+//! | `/readyz` | 200 once it can serve, else 503 and what it waits for |
+//! | `/metrics` | Prometheus text |
+//! | `/v1/status` | every region as this geode knows it |
+//! | `/v1/explain?who=…[&format=text]` | the decision for a client |
+//! | `/v1/verify[?scope=planet][&examples=1,2]` | version vector and digests |
+//! | `/v1/conflicts[?scope=planet][&limit=20]` | conflicts that were resolved |
+//!
+//! It listens on loopback only, as it demands no credentials yet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::geode::Geode;
+use crate::metrics;
+use crate::operator::status::StatusReport;
+use crate::questions::{Answer, Question, ask_all};
+use crate::store_report::{PlanetReport, RegionAnswer};
+
+/// The type of Prometheus' text format: OpenMetrics, which is what the encoder writes.
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Conflicts of each region, unless the question says otherwise.
+const DEFAULT_CONFLICTS: usize = 20;
+/// More conflicts than a geode keeps.
+const MAX_CONFLICTS: usize = 10_000;
+
+/// Answers on a geode's admin address for as long as it is polled.
+pub(crate) async fn serve(listener: TcpListener, geode: Arc<Geode>) {
+    if let Err(error) = axum::serve(listener, routes(geode)).await {
+        tracing::error!(%error, "the admin address no longer answers");
+    }
+}
+
+fn routes(geode: Arc<Geode>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(status))
+        .route("/v1/explain", get(explain))
+        .route("/v1/verify", get(verify))
+        .route("/v1/conflicts", get(conflicts))
+        .fallback(unknown)
+        .with_state(geode)
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(geode): State<Arc<Geode>>) -> (StatusCode, String) {
+    let waits = geode.waits_for();
+    if waits.is_empty() {
+        return (StatusCode::OK, "ready\n".to_owned());
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, waits.join("\n") + "\n")
+}
+
+async fn metrics(State(geode): State<Arc<Geode>>) -> Response {
+    match metrics::render(&geode).await {
+        Ok(text) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn status(State(geode): State<Arc<Geode>>) -> Json<StatusReport> {
+    Json(StatusReport {
+        planet: geode.planet.name.clone(),
+        asked: geode.region.clone(),
+        regions: geode.gossip.views().borrow().to_vec(),
+    })
+}
+
+#[derive(Deserialize)]
+struct WhoQuery {
+    who: String,
+    #[serde(default)]
+    format: Format,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    #[default]
+    Json,
+    Text,
+}
+
+async fn explain(State(geode): State<Arc<Geode>>, Query(query): Query<WhoQuery>) -> Response {
+    match (geode.router.explain(&query.who), query.format) {
+        (Ok(explanation), Format::Json) => Json(explanation).into_response(),
+        (Ok(explanation), Format::Text) => explanation.text().into_response(),
+        (Err(error), _) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Scope {
+    /// This geode alone.
+    #[default]
+    Geode,
+    /// Every region, asked over links.
+    Planet,
+}
+
+#[derive(Deserialize)]
+struct VerifyQuery {
+    #[serde(default)]
+    scope: Scope,
+    /// Key ranges to name example keys of, separated by commas.
+    #[serde(default)]
+    examples: String,
+}
+
+async fn verify(State(geode): State<Arc<Geode>>, Query(query): Query<VerifyQuery>) -> Response {
+    let numbers = query.examples.split(',').filter(|number| !number.is_empty());
+    match numbers.map(str::parse).collect::<Result<Vec<u8>, _>>() {
+        Ok(ranges) => answer(&geode, Question::Verify { ranges }, query.scope).await,
+        Err(_) => {
+            (StatusCode::BAD_REQUEST, "examples: give key ranges from 0 to 255, like 3,17\n").into_response()
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ConflictsQuery {
+    #[serde(default)]
+    scope: Scope,
+    limit: Option<usize>,
+}
+
+async fn conflicts(State(geode): State<Arc<Geode>>, Query(query): Query<ConflictsQuery>) -> Response {
+    let limit = query.limit.unwrap_or(DEFAULT_CONFLICTS).min(MAX_CONFLICTS);
+    answer(&geode, Question::Conflicts { limit }, query.scope).await
+}
+
+/// Answers for this geode, or for the planet by asking the others.
+async fn answer(geode: &Geode, question: Question, scope: Scope) -> Response {
+    match scope {
+        Scope::Geode => match geode.answer(question).await {
+            Ok(value) => Json(value).into_response(),
+            Err(error) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("{}: {error}\n", geode.region)).into_response()
+            }
+        },
+        Scope::Planet => Json(ask_planet(geode, question).await).into_response(),
+    }
+}
+
+async fn ask_planet(geode: &Geode, question: Question) -> PlanetReport<Value> {
+    let (own, others) = tokio::join!(geode.answer(question.clone()), ask_all(&geode.dialer, &question));
+    let answer = |answer: Answer| match answer {
+        Ok(value) => RegionAnswer::Answer(value),
+        Err(error) => RegionAnswer::Error(error),
+    };
+    let mut regions: BTreeMap<_, _> =
+        others.into_iter().map(|(region, theirs)| (region, answer(theirs))).collect();
+    regions.insert(geode.region.clone(), answer(own));
+    PlanetReport { asked: geode.region.clone(), regions }
+}
+
+async fn unknown() -> (StatusCode, &'static str) {
+    (
+        StatusCode::NOT_FOUND,
+        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify and /v1/conflicts\n",
+    )
+}

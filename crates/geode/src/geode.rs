@@ -1,0 +1,227 @@
+//! One running geode as its own parts see it: what it is, whether it is ready, what it tells about itself.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use geode_door::DoorMetrics;
+use geode_embedded::EmbeddedHandle;
+use geode_host::{Host, HostStatus};
+use geode_link::Dialer;
+use geode_planet::{Planet, Program, RegionName};
+use geode_resp::RespMetrics;
+use serde_json::Value;
+
+use crate::gossip::Gossip;
+use crate::membership::BEAT;
+use crate::questions::{Answer, Question};
+use crate::router::Router;
+use crate::state::{GeodeState, ServiceState, StoreState};
+use crate::store_report::{Conflict, Conflicts, Proof, Side};
+
+/// The version of this binary.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Over how many seconds the load that others hear of is smoothed, so that a burst moves no clients.
+const LOAD_SMOOTHING_S: f64 = 5.0;
+/// Example keys of one key range.
+const EXAMPLES: usize = 5;
+
+/// One geode. The parts that need others are set while it starts, in order.
+pub(crate) struct Geode {
+    pub(crate) planet: Arc<Planet>,
+    pub(crate) region: RegionName,
+    pub(crate) gossip: Arc<Gossip>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) dialer: Dialer,
+    /// Set with the door.
+    pub(crate) door_metrics: OnceLock<Arc<DoorMetrics>>,
+    /// Set when the store starts.
+    pub(crate) redis_metrics: OnceLock<Arc<RespMetrics>>,
+    /// Set once the log is read and commands are answered.
+    pub(crate) store: OnceLock<EmbeddedHandle>,
+    /// Set once the service's instances are being started.
+    pub(crate) host: OnceLock<Arc<Host>>,
+    /// Set once the door takes connections.
+    pub(crate) door_open: AtomicBool,
+    /// It stops: others take its clients.
+    pub(crate) draining: AtomicBool,
+    config_digest: String,
+    incarnation: u64,
+    /// The smoothed load, as bits of an f64.
+    load: AtomicU64,
+}
+
+impl Geode {
+    /// A geode of which nothing runs yet.
+    pub(crate) fn new(planet: Arc<Planet>, region: RegionName, dialer: Dialer) -> Arc<Self> {
+        let incarnation =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let config_digest = planet.digest();
+        let starting = GeodeState {
+            region: region.clone(),
+            incarnation,
+            beat: 0,
+            version: VERSION.into(),
+            config_digest: config_digest.clone(),
+            service_digest: None,
+            trouble: Some("it is starting".into()),
+            draining: false,
+            service: None,
+            store: None,
+        };
+        let peers = planet.regions.keys().filter(|peer| **peer != region).cloned();
+        let gossip = Gossip::new(starting, peers);
+        let router = Arc::new(Router::new(Arc::clone(&planet), region.clone(), gossip.views()));
+        Arc::new(Self {
+            planet,
+            region,
+            gossip,
+            router,
+            dialer,
+            door_metrics: OnceLock::new(),
+            redis_metrics: OnceLock::new(),
+            store: OnceLock::new(),
+            host: OnceLock::new(),
+            door_open: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            config_digest,
+            incarnation,
+            load: AtomicU64::new(0),
+        })
+    }
+
+    /// What this geode waits for before it can serve, a line each; empty once it is ready.
+    pub(crate) fn waits_for(&self) -> Vec<String> {
+        let mut waits = Vec::new();
+        if self.store.get().is_none() {
+            waits.push("the store is reading its log".to_owned());
+        }
+        if !self.door_open.load(Ordering::Relaxed) {
+            waits.push("the door is not open yet".to_owned());
+        }
+        waits.extend(self.service_trouble(self.host_status().as_ref()));
+        if self.draining.load(Ordering::Relaxed) {
+            waits.push("it is stopping".to_owned());
+        }
+        waits
+    }
+
+    /// What this geode tells the others, once a beat.
+    pub(crate) fn state(&self) -> GeodeState {
+        let status = self.host_status();
+        let trouble = if self.store.get().is_none() {
+            Some("its store is reading its log".to_owned())
+        } else {
+            self.service_trouble(status.as_ref())
+        };
+        GeodeState {
+            region: self.region.clone(),
+            incarnation: self.incarnation,
+            beat: 0,
+            version: VERSION.into(),
+            config_digest: self.config_digest.clone(),
+            service_digest: status.as_ref().and_then(|status| status.service_digest.clone()),
+            trouble,
+            draining: self.draining.load(Ordering::Relaxed),
+            service: status.as_ref().map(|status| self.service_state(status)),
+            store: self.store.get().map(|store| StoreState { vector: portable(&store.vector()) }),
+        }
+    }
+
+    /// The service's instances, if the planet has a service and it has been started.
+    pub(crate) fn host_status(&self) -> Option<HostStatus> {
+        self.host.get().map(|host| host.status())
+    }
+
+    fn service_trouble(&self, status: Option<&HostStatus>) -> Option<String> {
+        self.planet.service.as_ref()?;
+        match status {
+            None => Some("its service is not started yet".to_owned()),
+            Some(status) if status.healthy() == 0 => Some("no instance of its service is healthy".to_owned()),
+            Some(_) => None,
+        }
+    }
+
+    fn service_state(&self, status: &HostStatus) -> ServiceState {
+        let room = self.planet.service.as_ref().map_or(0, |service| {
+            let most = if matches!(service.program, Program::Run(_)) { service.instances.max } else { 1 };
+            u64::from(most) * u64::from(service.instances.in_flight)
+        });
+        let now = f64::from(status.in_flight) / room.max(1) as f64;
+        let before = f64::from_bits(self.load.load(Ordering::Relaxed));
+        let load = before + (now - before) * (BEAT.as_secs_f64() / LOAD_SMOOTHING_S);
+        self.load.store(load.to_bits(), Ordering::Relaxed);
+        let running = status.instances.iter().filter(|one| one.state != geode_host::InstanceState::Empty);
+        ServiceState {
+            healthy: status.healthy() as u32,
+            instances: running.count() as u32,
+            in_flight: status.in_flight,
+            load,
+        }
+    }
+
+    /// Answers an operator's question about this geode.
+    pub(crate) async fn answer(&self, question: Question) -> Answer {
+        let store = self.store.get().ok_or("its store is reading its log")?;
+        let json = |value: Result<Value, _>| value.map_err(|error: serde_json::Error| error.to_string());
+        match question {
+            Question::Verify { ranges } => {
+                json(serde_json::to_value(proof(store, &ranges).await.map_err(|error| error.to_string())?))
+            }
+            Question::Conflicts { limit } => {
+                let report = store.conflicts(limit).await.map_err(|error| error.to_string())?;
+                json(serde_json::to_value(conflicts(report)))
+            }
+        }
+    }
+}
+
+async fn proof(store: &EmbeddedHandle, ranges: &[u8]) -> Result<Proof, geode_embedded::Stopped> {
+    let held = store.held_state().await?;
+    let mut proof = Proof {
+        vector: portable(&held.vector),
+        digests: held.digest.iter().map(|sum| format!("{sum:016x}")).collect(),
+        examples: Default::default(),
+    };
+    for range in ranges {
+        let keys = store.example_keys(*range, EXAMPLES).await?;
+        let named = keys.iter().map(|(database, key)| match database {
+            0 => text(key),
+            _ => format!("{} (database {database})", text(key)),
+        });
+        proof.examples.insert(*range, named.collect());
+    }
+    Ok(proof)
+}
+
+fn conflicts(report: geode_embedded::ConflictReport) -> Conflicts {
+    let side =
+        |side: geode_embedded::Side| Side { value: text(&side.value), dot: side.dot, time_us: side.time.0 };
+    let recent = report.recent.into_iter().map(|conflict| Conflict {
+        time_us: conflict.time.0,
+        database: conflict.database,
+        key: text(&conflict.key),
+        kind: conflict.kind.name().to_owned(),
+        element: text(&conflict.element),
+        rule: conflict.rule.name().to_owned(),
+        winner: side(conflict.winner),
+        loser: conflict.loser.map(side),
+    });
+    Conflicts {
+        recent: recent.collect(),
+        totals: report.totals.into_iter().map(|(rule, count)| (rule.name().to_owned(), count)).collect(),
+    }
+}
+
+/// A vector with its actors as text.
+fn portable(vector: &geode_embedded::Vector) -> std::collections::BTreeMap<String, u64> {
+    vector.0.iter().map(|(actor, sequence)| (actor.to_string(), *sequence)).collect()
+}
+
+/// Bytes for people: what is not printable ASCII or UTF-8 text is escaped.
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => bytes.escape_ascii().to_string(),
+    }
+}

@@ -1,0 +1,183 @@
+//! Gossip: every geode tells every other what it is and what it sees, four times a second.
+//!
+//! Each geode opens one connection to each peer and only speaks on it; it hears on those that its peers open. What it
+//! heard is judged by [`Membership`]; the sockets, the clock and the tasks are here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use geode_link::{Dialer, Purpose};
+use geode_planet::RegionName;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::membership::{BEAT, Membership, RegionView};
+use crate::state::{GeodeState, Message};
+
+/// The longest line: a planet of a hundred regions stays below it.
+const MAX_LINE_BYTES: u64 = 256 * 1024;
+/// Pause between two attempts to call a peer, doubled from the first to the second bound.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// A connection on which nothing moves for so long is given up and opened anew, so that what piled up on a broken path
+/// does not pour out when it heals.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// What this geode knows of the planet, shared by its parts.
+pub(crate) struct Gossip {
+    started: Instant,
+    shared: Mutex<Shared>,
+    views: watch::Sender<Arc<Vec<RegionView>>>,
+    /// Rings at each beat; those who speak to peers wait for it.
+    beats: watch::Sender<u64>,
+}
+
+struct Shared {
+    membership: Membership,
+    /// Connections on which each peer speaks now.
+    heard_on: BTreeMap<RegionName, u32>,
+}
+
+impl Gossip {
+    /// Nothing has been heard yet.
+    pub(crate) fn new(own: GeodeState, peers: impl IntoIterator<Item = RegionName>) -> Arc<Self> {
+        let membership = Membership::new(own, peers, 0);
+        let views = watch::Sender::new(Arc::new(membership.regions(0)));
+        let shared = Mutex::new(Shared { membership, heard_on: BTreeMap::new() });
+        Arc::new(Self { started: Instant::now(), shared, views, beats: watch::Sender::new(0) })
+    }
+
+    /// Every region as it is known now, in the order of names; the receiver hears of changes.
+    pub(crate) fn views(&self) -> watch::Receiver<Arc<Vec<RegionView>>> {
+        self.views.subscribe()
+    }
+
+    /// Whether a peer is proven to be out of reach from here.
+    pub(crate) fn is_cut_off(&self, region: &RegionName) -> bool {
+        self.lock().membership.is_cut_off(region)
+    }
+
+    /// Beats for as long as it is polled, with `own` saying what this geode is at that moment.
+    pub(crate) async fn beat(&self, own: impl Fn() -> GeodeState) {
+        let mut ticks = tokio::time::interval(BEAT);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.beat_once(own());
+        }
+    }
+
+    /// One beat at once, for news that should not wait, such as the start of a graceful stop.
+    pub(crate) fn beat_once(&self, own: GeodeState) {
+        let now_ms = self.now_ms();
+        let mut shared = self.lock();
+        shared.membership.beat(own, now_ms);
+        self.publish(&shared, now_ms);
+        drop(shared);
+        self.beats.send_modify(|beat| *beat += 1);
+    }
+
+    /// Speaks to one peer for as long as it is polled: dials, says something at each beat, dials again when cut off.
+    pub(crate) async fn speak(&self, dialer: &Dialer, to: &RegionName) {
+        let mut pause = REDIAL.0;
+        let mut complaint = None;
+        loop {
+            match dialer.dial(to, Purpose::Gossip).await {
+                Ok(stream) => {
+                    complaint = None;
+                    pause = REDIAL.0;
+                    self.speak_on(stream, to).await;
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if complaint.as_ref() != Some(&text) {
+                        tracing::info!("gossip: {text}");
+                        complaint = Some(text);
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(REDIAL.1);
+        }
+    }
+
+    async fn speak_on(&self, mut stream: TcpStream, to: &RegionName) {
+        let opened = Instant::now();
+        let mut beats = self.beats.subscribe();
+        loop {
+            let now_ms = self.now_ms();
+            let (message, silent_ms) = {
+                let shared = self.lock();
+                (shared.membership.message_to(to, now_ms), shared.membership.silent_ms(to, now_ms))
+            };
+            let stuck_ms = STUCK.as_millis() as u64;
+            if opened.elapsed() > STUCK && silent_ms.is_none_or(|silent| silent > stuck_ms) {
+                return;
+            }
+            // Serialising these types cannot fail: their keys are strings.
+            let Some(mut line) = message.and_then(|message| serde_json::to_vec(&message).ok()) else {
+                return;
+            };
+            line.push(b'\n');
+            let sent = tokio::time::timeout(STUCK, stream.write_all(&line)).await;
+            if !matches!(sent, Ok(Ok(()))) || beats.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Hears what `from` says on a connection that it opened, until it ends.
+    pub(crate) async fn hear(&self, from: &RegionName, stream: TcpStream) {
+        *self.lock().heard_on.entry(from.clone()).or_default() += 1;
+        let mut lines = BufReader::new(stream);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await;
+            if read.is_err() || line.last() != Some(&b'\n') {
+                break;
+            }
+            match serde_json::from_slice::<Message>(&line) {
+                Ok(message) => {
+                    let now_ms = self.now_ms();
+                    let mut shared = self.lock();
+                    shared.membership.hear(from, message, now_ms);
+                    self.publish(&shared, now_ms);
+                }
+                Err(error) => {
+                    tracing::warn!("gossip: {from} says what this release does not understand: {error}");
+                    break;
+                }
+            }
+        }
+        self.heard_out(from);
+    }
+
+    /// A connection of `from` ended; if it was the last one, the peer may be gone.
+    fn heard_out(&self, from: &RegionName) {
+        let now_ms = self.now_ms();
+        let mut shared = self.lock();
+        let left = shared.heard_on.get_mut(from).map_or(0, |count| {
+            *count = count.saturating_sub(1);
+            *count
+        });
+        if left == 0 {
+            shared.membership.hang_up(from, now_ms);
+            self.publish(&shared, now_ms);
+        }
+    }
+
+    fn publish(&self, shared: &Shared, now_ms: u64) {
+        self.views.send_replace(Arc::new(shared.membership.regions(now_ms)));
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // Every change under this lock is whole: a panic elsewhere leaves nothing half done.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

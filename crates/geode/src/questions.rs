@@ -1,0 +1,106 @@
+//! Questions that an operator asks the whole planet through one geode, which asks the others over links.
+//!
+//! One connection carries one question and its answer: a line of JSON there, and a length (u32, big-endian) and JSON
+//! back. Questions are rare, so a round trip more for the connection does not matter.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+use geode_link::{Dialer, Purpose};
+use geode_planet::RegionName;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+/// A question is a few names and numbers.
+const MAX_QUESTION_BYTES: u64 = 16 * 1024;
+/// The longest answer that is read: some ten thousand conflicts.
+const MAX_ANSWER_BYTES: u32 = 16 * 1024 * 1024;
+/// How long a geode may take to ask, to find its answer, and to send it: together with the round trips.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What can be asked of one geode about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub(crate) enum Question {
+    /// What its store holds: version vector and digests, and some keys of these key ranges.
+    Verify {
+        /// Key ranges to name example keys of.
+        #[serde(default)]
+        ranges: Vec<u8>,
+    },
+    /// The last conflicts that it resolved.
+    Conflicts {
+        /// At most so many, the latest.
+        limit: usize,
+    },
+}
+
+/// What came back: an answer, or in words why there is none.
+pub(crate) type Answer = Result<Value, String>;
+
+/// Asks every peer at once. Takes at most a few seconds, whoever is away.
+pub(crate) async fn ask_all(dialer: &Dialer, question: &Question) -> BTreeMap<RegionName, Answer> {
+    let mut asked = tokio::task::JoinSet::new();
+    for peer in dialer.peers() {
+        let (dialer, peer, question) = (dialer.clone(), peer.clone(), question.clone());
+        asked.spawn(async move {
+            let answer = tokio::time::timeout(PATIENCE, ask(&dialer, &peer, &question)).await;
+            let late = || Err(format!("{peer} did not answer within {} s", PATIENCE.as_secs()));
+            (peer.clone(), answer.unwrap_or_else(|_| late()))
+        });
+    }
+    asked.join_all().await.into_iter().collect()
+}
+
+async fn ask(dialer: &Dialer, peer: &RegionName, question: &Question) -> Answer {
+    let stream = dialer.dial(peer, Purpose::Question).await.map_err(|error| error.to_string())?;
+    converse(stream, question).await.map_err(|error| format!("{peer} broke off its answer: {error}"))?
+}
+
+async fn converse(mut stream: TcpStream, question: &Question) -> std::io::Result<Answer> {
+    let mut line = serde_json::to_vec(question)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    let length = stream.read_u32().await?;
+    if length > MAX_ANSWER_BYTES {
+        return Err(std::io::Error::other(format!("{length} bytes are too many")));
+    }
+    let mut answer = Vec::new();
+    stream.take(length.into()).read_to_end(&mut answer).await?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// Reads one question from a peer and sends back what `answer` finds.
+pub(crate) async fn serve<F: Future<Output = Answer>>(stream: TcpStream, answer: impl FnOnce(Question) -> F) {
+    // Who asks and then goes away, or dawdles, gets no answer; there is nobody to tell.
+    let _ = tokio::time::timeout(PATIENCE, reply(stream, answer)).await;
+}
+
+async fn reply<F: Future<Output = Answer>>(
+    stream: TcpStream,
+    answer: impl FnOnce(Question) -> F,
+) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    (&mut stream).take(MAX_QUESTION_BYTES).read_until(b'\n', &mut line).await?;
+    let answer = match serde_json::from_slice(&line) {
+        Ok(question) => answer(question).await,
+        Err(error) => Err(format!("this geode does not know the question: {error}")),
+    };
+    let bytes = serde_json::to_vec(&answer)?;
+    match u32::try_from(bytes.len()) {
+        Ok(length) if length <= MAX_ANSWER_BYTES => {
+            stream.write_u32(length).await?;
+            stream.write_all(&bytes).await?;
+        }
+        _ => {
+            let bytes = serde_json::to_vec(&Answer::Err("the answer is too long: ask for less".into()))?;
+            stream.write_u32(bytes.len() as u32).await?;
+            stream.write_all(&bytes).await?;
+        }
+    }
+    stream.flush().await
+}

@@ -1,0 +1,99 @@
+//! What one geode says of itself, and what goes over a gossip connection.
+//!
+//! Messages are JSON, one a line. A reader ignores fields it does not know and takes the default of those it misses, so
+//! that two neighbouring releases understand each other.
+
+use std::collections::BTreeMap;
+
+use geode_planet::RegionName;
+use serde::{Deserialize, Serialize};
+
+/// Everything a geode tells the others about itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GeodeState {
+    pub(crate) region: RegionName,
+    /// When this process started, in milliseconds since 1970: a later process of the same region has a greater one.
+    pub(crate) incarnation: u64,
+    /// How many times this process has spoken; orders its states.
+    pub(crate) beat: u64,
+    /// The version of the binary.
+    pub(crate) version: String,
+    /// The digest of the meaning of its planet.toml.
+    pub(crate) config_digest: String,
+    /// The digest of its service's command and files; none for an upstream, or until an instance started.
+    #[serde(default)]
+    pub(crate) service_digest: Option<String>,
+    /// Why it cannot serve now; none if it can.
+    #[serde(default)]
+    pub(crate) trouble: Option<String>,
+    /// It is being emptied, or stops.
+    #[serde(default)]
+    pub(crate) draining: bool,
+    /// What its service does; none if the planet has no service.
+    #[serde(default)]
+    pub(crate) service: Option<ServiceState>,
+    /// What its store holds; none until the store is ready.
+    #[serde(default)]
+    pub(crate) store: Option<StoreState>,
+}
+
+/// A service in one region.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServiceState {
+    /// Instances that take requests.
+    pub(crate) healthy: u32,
+    /// Instances in any state.
+    pub(crate) instances: u32,
+    /// Requests in flight over all instances.
+    pub(crate) in_flight: u32,
+    /// Requests in flight over what all instances it may start can carry, smoothed: 0 is idle, 1 is full.
+    pub(crate) load: f64,
+}
+
+/// A store in one region.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoreState {
+    /// For each actor the greatest sequence it holds.
+    pub(crate) vector: BTreeMap<String, u64>,
+}
+
+impl GeodeState {
+    /// Whether this was said after `other`, by the same region.
+    pub(crate) fn is_newer_than(&self, other: &Self) -> bool {
+        (self.incarnation, self.beat) > (other.incarnation, other.beat)
+    }
+}
+
+/// One line of gossip.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Message {
+    /// The sender.
+    pub(crate) state: GeodeState,
+    /// What the sender sees of the other regions, the receiver left out.
+    pub(crate) sees: Vec<Seen>,
+    /// The sender's clock, for the echo.
+    pub(crate) sent_ms: u64,
+    /// The receiver's last message, so that it learns the round trip.
+    pub(crate) echo: Option<Echo>,
+}
+
+/// One region as seen by the sender of a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub(crate) region: RegionName,
+    /// Whether the sender reaches it.
+    pub(crate) reachable: bool,
+    /// For how long that has been so.
+    pub(crate) for_ms: u64,
+    /// What it last said, with its age; only if the receiver told that it does not reach that region itself.
+    #[serde(default)]
+    pub(crate) last: Option<(GeodeState, u64)>,
+}
+
+/// A message's own clock, sent back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Echo {
+    pub(crate) sent_ms: u64,
+    /// How long it lay here before it was sent back.
+    pub(crate) held_ms: u64,
+}
