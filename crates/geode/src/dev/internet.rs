@@ -290,3 +290,6 @@ fn refusal(status: StatusCode, text: &str) -> Response<DoorBody<Doors>> {
     response.headers_mut().insert(header::CONTENT_TYPE, plain);
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -215,7 +215,9 @@ impl Run {
             // One of an earlier run would be taken for this one's.
             let _ = std::fs::remove_file(file);
         }
-        let ready = || serde_json::to_string_pretty(&Ready::new(&self.plan, &states.borrow())).unwrap_or_default() + "\n";
+        let ready = || {
+            serde_json::to_string_pretty(&Ready::new(&self.plan, &states.borrow())).unwrap_or_default() + "\n"
+        };
         let _starting = self.directory.announce(&ready())?;
         geodes.until_ready().await?;
         tokio::select! {
@@ -226,9 +228,9 @@ impl Run {
         let text = ready();
         let program = std::env::args().next().filter(|program| program.contains('/'));
         let program = program.unwrap_or_else(|| "geode".to_owned());
-        output.text(Stream::Out, &greeting(&self.plan, self.wan == Wan::Real, &program));
         let _announced = self.directory.announce(&text)?;
         let _ready_file = self.ready_file.as_deref().map(|file| Announcement::at(file, &text)).transpose()?;
+        output.text(Stream::Out, &greeting(&self.plan, self.wan == Wan::Real, &program));
         geodes.watch().await;
         Ok(())
     }
