@@ -21,6 +21,11 @@ mod sweep;
 mod transaction;
 pub mod view;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "conformance")]
+pub mod reference;
+
 pub use commands::table::{Access, Command, Keys};
 pub use engine::{Engine, Position, Ticket};
 pub use reply::Reply;
