@@ -151,7 +151,7 @@ impl Connection {
     /// One write of what may leave. Returns how many bytes left.
     pub(crate) fn send(&mut self, spares: &mut Spares) -> usize {
         let bytes = self.output.sendable();
-        if bytes.is_empty() || !self.writable {
+        if bytes.is_empty() || !self.writable || self.phase == Phase::Dead {
             return 0;
         }
         loop {
