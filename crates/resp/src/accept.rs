@@ -6,9 +6,27 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
+use socket2::{Domain, Socket, Type};
 
 /// How long nothing is accepted after the system refused. Connections wait in the listener's backlog meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that may wait to be accepted. Beyond it the kernel drops handshakes and peers try again after a second.
+/// Redis: `tcp-backlog 511`; the kernel's own bound (`net.core.somaxconn`) is 4096 by default.
+const BACKLOG: i32 = 1024;
+
+/// Binds a listener with a backlog that fits a server of thousands of connections (the standard library's is 128), and
+/// so that a restart can bind again at once.
+///
+/// # Errors
+/// What the system says, e.g. that the address is in use.
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
 
 /// The listeners and whether they may have something. Their tokens are 0, 1, ….
 #[derive(Debug)]

@@ -22,6 +22,7 @@ mod serve;
 mod server;
 pub mod write;
 
+pub use accept::listen;
 pub use handle::Handle;
 pub use limits::Limits;
 pub use metrics::{Count, RespMetrics};

@@ -1,7 +1,7 @@
 //! A server on a thread of its own, and clients that speak bytes.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
@@ -29,7 +29,7 @@ impl Running {
     }
 
     pub(crate) fn with_limits(limits: Limits) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = geode_resp::listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::new(vec![listener], limits).unwrap();
         let (handle, metrics) = (server.handle(), server.metrics());
