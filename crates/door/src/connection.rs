@@ -87,7 +87,7 @@ where
     H: Fn(Arrival) -> A,
     A: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync + 'static,
+    B::Error: std::error::Error + Send + Sync + Unpin + 'static,
     T: Send + Unpin + 'static,
 {
     prepare_socket(&stream);
@@ -106,7 +106,11 @@ where
             if asks_to_switch {
                 exchange.0.switch.decide(response.status() == StatusCode::SWITCHING_PROTOCOLS);
             }
-            Ok::<_, std::convert::Infallible>(response.map(|body| InFlight { body, _exchange: exchange }))
+            Ok::<_, std::convert::Infallible>(response.map(|body| InFlight {
+                body,
+                broken: None,
+                _exchange: exchange,
+            }))
         }
     });
     hyper::server::conn::http1::Builder::new()
@@ -192,12 +196,18 @@ impl Switch {
 }
 
 /// An answer's body, which marks the end of its exchange by its own end.
-struct InFlight<B> {
+struct InFlight<B: Body> {
     body: B,
+    /// Why the body broke off, until what came before has gone out.
+    broken: Option<B::Error>,
     _exchange: Exchange,
 }
 
-impl<B: Body + Unpin> Body for InFlight<B> {
+impl<B> Body for InFlight<B>
+where
+    B: Body + Unpin,
+    B::Error: Unpin,
+{
     type Data = B::Data;
     type Error = B::Error;
 
@@ -205,7 +215,18 @@ impl<B: Body + Unpin> Body for InFlight<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Err(error)) => {
+                // The parser drops what it has not flushed when it gets an error, and flushes when it has to wait.
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => Poll::Ready(frame),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -244,6 +265,8 @@ enum Mode {
     Tunnel,
     /// A request was refused: nothing more is taken from the client.
     Refused,
+    /// A request's body is malformed from here on.
+    Broken(Refusal),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -286,35 +309,30 @@ impl<T: Send + Unpin + 'static> ClientStream<T> {
     }
 
     /// Shows the bytes behind the released ones to the screen.
-    fn screen_buffer(&mut self) -> io::Result<()> {
+    fn screen_buffer(&mut self) {
         let verdict = self.screen.look(&self.buffer[self.released..]);
         self.released += verdict.pass;
-        self.follow(verdict.then)
+        self.follow(verdict.then);
     }
 
     /// Shows what was just read into the parser's own buffer to the screen, and takes back what may not stay there.
-    fn screen_in_place(&mut self, out: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
+    fn screen_in_place(&mut self, out: &mut ReadBuf<'_>, before: usize) {
         let verdict = self.screen.look(&out.filled()[before..]);
         let keep = before + verdict.pass;
         self.buffer.extend_from_slice(&out.filled()[keep..]);
         out.set_filled(keep);
-        self.follow(verdict.then)
+        self.follow(verdict.then);
     }
 
-    fn follow(&mut self, then: Then) -> io::Result<()> {
+    fn follow(&mut self, then: Then) {
         match then {
-            Then::ReadOn => Ok(()),
-            Then::AwaitSwitch => {
-                self.mode = Mode::AwaitingSwitch;
-                Ok(())
-            }
+            Then::ReadOn => {}
+            Then::AwaitSwitch => self.mode = Mode::AwaitingSwitch,
             Then::Refuse(refusal) if self.screen.in_body() => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, refusal))
+                self.mode = Mode::Broken(refusal);
+                self.buffer.truncate(self.released);
             }
-            Then::Refuse(refusal) => {
-                self.refuse(refusal);
-                Ok(())
-            }
+            Then::Refuse(refusal) => self.refuse(refusal),
         }
     }
 
@@ -329,10 +347,10 @@ impl<T: Send + Unpin + 'static> ClientStream<T> {
 
     /// The client sends nothing just now. Ends what it should have sent long ago.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let wait = if !self.buffer.is_empty() {
-            ReadWait::Head
-        } else if self.screen.in_body() {
+        let wait = if self.screen.in_body() {
             ReadWait::Body
+        } else if !self.buffer.is_empty() {
+            ReadWait::Head
         } else if self.shared.in_flight.load(Ordering::Relaxed) == 0 {
             ReadWait::Idle
         } else {
@@ -407,6 +425,9 @@ impl<T: Send + Unpin + 'static> ClientStream<T> {
             match self.mode {
                 // The parser ends the connection after the answer.
                 Mode::Refused => return Poll::Pending,
+                Mode::Broken(refusal) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
+                }
                 Mode::Tunnel => {
                     ready!(self.read_inner(cx, out))?;
                     return Poll::Ready(Ok(()));
@@ -420,7 +441,7 @@ impl<T: Send + Unpin + 'static> ClientStream<T> {
                     } else {
                         self.mode = Mode::Screening;
                         self.screen.switch_declined();
-                        self.screen_buffer()?;
+                        self.screen_buffer();
                     }
                     continue;
                 }
@@ -438,8 +459,11 @@ impl<T: Send + Unpin + 'static> ClientStream<T> {
             if read? == 0 {
                 return Poll::Ready(Ok(()));
             }
-            let screened = if in_place { self.screen_in_place(out, before) } else { self.screen_buffer() };
-            screened?;
+            if in_place {
+                self.screen_in_place(out, before);
+            } else {
+                self.screen_buffer();
+            }
             if self.released > 0 || out.filled().len() > before {
                 self.reading = None;
             }

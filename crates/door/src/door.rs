@@ -210,6 +210,8 @@ impl<S: Service> Inner<S> {
         if let Origin::Client(address) = origin {
             add_forwarded(headers, *address);
         }
+        // HTTP/1.1, which the service is spoken to in, demands what HTTP/1.0 leaves out.
+        headers.entry(HOST).or_insert_with(|| self.region_value.clone());
         headers::append_via(headers, &self.via);
         self.trace_ids.ensure(headers);
         let seen = token.as_deref().and_then(|token| self.settings.session_key.open(token));

@@ -236,29 +236,27 @@ impl<U: Upstreams> Forwarder<U> {
         let repeatable = is_repeatable(&head);
         let replay = Replay::new(body, self.settings.replay_bytes);
         let mut failure = Failure::Unreached;
+        let mut is_retry = false;
         for target in targets.take(self.settings.attempts) {
+            if is_retry && !self.may_retry() {
+                break;
+            }
             let name = self.upstreams.name(&target);
             let setback = match self.attempt(&head, &replay, repeatable, upgrade.as_ref(), &target).await {
-                Ok((response, connection)) => {
-                    let answer = Answer { response, connection, target, name: name.clone() };
-                    return Ok(Forwarded {
-                        response: self.answer(answer, &replay, upgrade.take()),
-                        from: name,
-                    });
+                Ok(answer) => {
+                    let exchange = (target, name.clone());
+                    let response = self.answer(answer, exchange, &replay, upgrade.take());
+                    return Ok(Forwarded { response, from: name });
                 }
                 Err(setback) => setback,
             };
+            is_retry = matches!(setback, Setback::Uncertain);
             match setback {
                 Setback::Final(failure) => return Err(failure),
                 _ if replay.is_broken() => return Err(Failure::ClientBody),
                 Setback::Unsent if replay.can_repeat() => {}
                 Setback::Unsent => return Err(failure),
-                Setback::Uncertain if repeatable && replay.can_repeat() => {
-                    failure = Failure::Exhausted;
-                    if !self.may_retry() {
-                        return Err(failure);
-                    }
-                }
+                Setback::Uncertain if repeatable && replay.can_repeat() => failure = Failure::Exhausted,
                 Setback::Uncertain => return Err(Failure::Uncertain),
             }
         }
@@ -280,15 +278,15 @@ impl<U: Upstreams> Forwarder<U> {
         repeatable: bool,
         upgrade: Option<&(HeaderValue, OnUpgrade)>,
         target: &U::Target,
-    ) -> Result<(Response<Incoming>, Connection), Setback> {
+    ) -> Result<Response<Streaming>, Setback> {
         let mut request = self.request(head, replay, upgrade, target);
         let safe = repeatable && replay.surely_repeatable(self.settings.replay_bytes);
         let kept = (safe || !self.upstreams.closes_idle(target))
             .then(|| self.pool.take(&self.upstreams.name(target)))
             .flatten();
-        if let Some(mut connection) = kept {
-            match self.send(&mut connection, request, replay, target).await {
-                Ok(response) => return Ok((response, connection)),
+        if let Some(connection) = kept {
+            match self.send(connection, request, replay, target).await {
+                Ok(answer) => return Ok(answer),
                 Err((Setback::Unsent, Some(unsent))) => request = unsent,
                 Err((Setback::Uncertain, _)) if repeatable && replay.can_repeat() => {
                     request = self.request(head, replay, upgrade, target);
@@ -297,16 +295,13 @@ impl<U: Upstreams> Forwarder<U> {
             }
             self.metrics.stale_connections.add(1);
         }
-        let mut connection = self.connect(target).await.map_err(|error| {
+        let connection = self.connect(target).await.map_err(|error| {
             tracing::debug!(%error, "an upstream could not be reached");
             self.metrics.connect_failures.add(1);
             self.upstreams.unreachable(target, &error);
             Setback::Unsent
         })?;
-        match self.send(&mut connection, request, replay, target).await {
-            Ok(response) => Ok((response, connection)),
-            Err((setback, _)) => Err(setback),
-        }
+        self.send(connection, request, replay, target).await.map_err(|(setback, _)| setback)
     }
 
     async fn connect(&self, target: &U::Target) -> io::Result<Connection> {
@@ -320,14 +315,14 @@ impl<U: Upstreams> Forwarder<U> {
         }
     }
 
-    /// Sends the request and waits for the head of the answer; gives back a request of which nothing was sent.
+    /// Sends the request and waits for the beginning of the answer; gives back a request of which nothing was sent.
     async fn send(
         &self,
-        connection: &mut Connection,
+        mut connection: Connection,
         request: Request<Attempt>,
         replay: &Replay,
         target: &U::Target,
-    ) -> Result<Response<Incoming>, (Setback, Option<Request<Attempt>>)> {
+    ) -> Result<Response<Streaming>, (Setback, Option<Request<Attempt>>)> {
         let asked_to_switch = request.headers().contains_key(UPGRADE);
         match self.in_time(replay, connection.send(request)).await {
             None => Err((Setback::Final(Failure::TimedOut), None)),
@@ -346,7 +341,11 @@ impl<U: Upstreams> Forwarder<U> {
                 if head.status == StatusCode::SWITCHING_PROTOCOLS && !asked_to_switch {
                     return Err((Setback::Final(Failure::Uncertain), None));
                 }
-                Ok(Response::from_parts(head, body))
+                let mut streaming = Streaming::new(body, connection);
+                match streaming.begin().await {
+                    Ok(()) => Ok(Response::from_parts(head, streaming)),
+                    Err(_broken) => Err((Setback::Uncertain, None)),
+                }
             }
         }
     }
@@ -388,50 +387,34 @@ impl<U: Upstreams> Forwarder<U> {
     /// Makes the client's answer of the upstream's.
     fn answer(
         &self,
-        answer: Answer<U>,
+        mut answer: Response<Streaming>,
+        (target, name): (U::Target, U::Name),
         replay: &Replay,
         upgrade: Option<(HeaderValue, OnUpgrade)>,
     ) -> Response<AnswerBody<U>> {
-        let Answer { mut response, connection, target, name } = answer;
-        let switched_to = response.headers().get(UPGRADE).cloned();
-        let upstream_side = hyper::upgrade::on(&mut response);
-        let (mut head, incoming) = response.into_parts();
+        let switched_to = answer.headers().get(UPGRADE).cloned();
+        let upstream_side = hyper::upgrade::on(&mut answer);
+        let (mut head, mut streaming) = answer.into_parts();
         headers::strip_hop_by_hop(&mut head.headers);
         head.version = Version::HTTP_11;
+        // An answer that comes before the request's end: the rest must flow even while the client does not read.
+        if head.status == StatusCode::SWITCHING_PROTOCOLS || !replay.is_sent() {
+            spawn_driver(streaming.take_connection());
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            spawn_driver(connection);
             if let Some((protocol, client_side)) = upgrade {
                 tunnel::set_protocol(&mut head.headers, switched_to.unwrap_or(protocol));
                 tokio::spawn(tunnel::carry(client_side, upstream_side, target));
             }
-            return Response::from_parts(head, AnswerBody::empty());
+            return Response::from_parts(head, AnswerBody { exchange: None });
         }
-        // An answer that comes before the request's end: the rest must flow even while the client does not read.
-        let connection = if replay.is_sent() {
-            Some(connection)
-        } else {
-            spawn_driver(connection);
-            None
-        };
-        let exchange = Exchange {
-            streaming: Streaming { incoming, connection },
-            name,
-            pool: Arc::clone(&self.pool),
-            _target: target,
-        };
+        let exchange = Exchange { streaming, name, pool: Arc::clone(&self.pool), _target: target };
         Response::from_parts(head, AnswerBody { exchange: Some(exchange) })
     }
 }
 
-struct Answer<U: Upstreams> {
-    response: Response<Incoming>,
-    connection: Connection,
-    target: U::Target,
-    name: U::Name,
-}
-
-fn spawn_driver(connection: Connection) {
-    if let Some(driver) = connection.into_driver() {
+fn spawn_driver(connection: Option<Connection>) {
+    if let Some(driver) = connection.and_then(Connection::into_driver) {
         tokio::spawn(driver);
     }
 }
@@ -456,14 +439,10 @@ struct Exchange<U: Upstreams> {
 }
 
 impl<U: Upstreams> AnswerBody<U> {
-    fn empty() -> Self {
-        Self { exchange: None }
-    }
-
     /// The exchange is over: its connection can serve the next.
     fn finish(&mut self) {
         if let Some(mut exchange) = self.exchange.take()
-            && let Some(connection) = exchange.streaming.connection.take()
+            && let Some(connection) = exchange.streaming.take_connection()
         {
             exchange.pool.keep(exchange.name, connection);
         }
@@ -489,12 +468,12 @@ impl<U: Upstreams> Body for AnswerBody<U> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.exchange.as_ref().is_none_or(|exchange| exchange.streaming.incoming.is_end_stream())
+        self.exchange.as_ref().is_none_or(|exchange| exchange.streaming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.exchange {
-            Some(exchange) => exchange.streaming.incoming.size_hint(),
+            Some(exchange) => exchange.streaming.size_hint(),
             None => SizeHint::with_exact(0),
         }
     }

@@ -398,3 +398,70 @@ fn parse_content_length(value: &[u8]) -> Result<u64, Refusal> {
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     memchr::memmem::find(haystack, needle)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Shows the bytes piece by piece, as a connection would: what passes, and the refusal if there is one.
+    fn show(bytes: &[u8], pieces: &[usize]) -> (usize, Option<Refusal>) {
+        let mut screen = Screen::new(512);
+        let (mut passed, mut shown) = (0, 0);
+        for piece in pieces.iter().copied().chain([bytes.len()]) {
+            shown = (shown + piece).min(bytes.len());
+            loop {
+                let verdict = screen.look(&bytes[passed..shown]);
+                passed += verdict.pass;
+                match verdict.then {
+                    Then::ReadOn => break,
+                    Then::AwaitSwitch => screen.switch_declined(),
+                    Then::Refuse(refusal) => return (passed, Some(refusal)),
+                }
+            }
+        }
+        (passed, None)
+    }
+
+    /// Requests, whole and broken, in small pieces that proptest strings together.
+    fn fragments() -> impl Strategy<Value = Vec<u8>> {
+        let fragment = prop::sample::select(vec![
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nlatte",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n",
+            "3\r\nabc\r\n",
+            "0\r\n\r\n",
+            "0\r\nX: y\r\n\r\n",
+            "\r\n",
+            "\n",
+            "\r",
+            "X: y\r\n",
+            "0",
+            "a;b",
+            " ",
+            "\0",
+        ]);
+        prop::collection::vec(fragment, 0..12).prop_map(|fragments| fragments.concat().into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn the_verdict_does_not_depend_on_how_the_bytes_arrive(
+            bytes in fragments(),
+            pieces in prop::collection::vec(1_usize..40, 0..40),
+        ) {
+            let told = |(passed, refusal): (usize, Option<Refusal>)| (passed, refusal.is_some());
+            let whole = told(show(&bytes, &[]));
+            prop_assert_eq!(told(show(&bytes, &pieces)), whole);
+            prop_assert_eq!(told(show(&bytes, &vec![1; bytes.len()])), whole);
+        }
+
+        #[test]
+        fn any_bytes_get_a_verdict(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            show(&bytes, &[]);
+        }
+    }
+}

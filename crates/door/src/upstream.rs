@@ -11,7 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -152,16 +154,44 @@ impl<N: Eq + Hash> Pool<N> {
 
 /// An answer's body as it comes from the upstream, driving its connection.
 pub(crate) struct Streaming {
-    pub(crate) incoming: Incoming,
-    pub(crate) connection: Option<Connection>,
+    incoming: Incoming,
+    /// None when the connection has a task of its own.
+    connection: Option<Connection>,
+    /// What [`Self::begin`] found.
+    first: Option<Frame<Bytes>>,
 }
 
 impl Streaming {
+    pub(crate) fn new(incoming: Incoming, connection: Connection) -> Self {
+        Self { incoming, connection: Some(connection), first: None }
+    }
+
+    /// Looks at what has arrived of the body, without waiting for more. An upstream that broke off already is known
+    /// before a byte of its answer has gone to the client.
+    pub(crate) async fn begin(&mut self) -> Result<(), hyper::Error> {
+        if self.is_end_stream() {
+            return Ok(());
+        }
+        match std::future::poll_fn(|cx| Poll::Ready(self.poll_frame(cx))).await {
+            Poll::Ready(Some(Ok(frame))) => self.first = Some(frame),
+            Poll::Ready(Some(Err(error))) => return Err(error),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// The connection, to be driven or kept by another.
+    pub(crate) fn take_connection(&mut self) -> Option<Connection> {
+        self.connection.take()
+    }
+
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, hyper::Error>>> {
-        use http_body::Body;
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
         // Asking first tells the connection that somebody wants the next frame.
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         match &mut self.connection {
@@ -170,6 +200,18 @@ impl Streaming {
                 Pin::new(&mut self.incoming).poll_frame(cx)
             }
             _ => polled,
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.incoming.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
+        match self.incoming.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(first + rest),
+            None => SizeHint::default(),
         }
     }
 }
