@@ -45,7 +45,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long to wait for processes that were killed to be gone.
 const DEATH_WAIT: Duration = Duration::from_secs(5);
 /// Time between two looks for processes that lost their parents.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where a geode stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,9 +167,7 @@ impl Geodes {
     /// One ended before.
     pub(super) async fn until_ready(&mut self) -> Result<(), DevError> {
         while self.geodes.iter().any(|geode| geode.phase != Phase::Ready) {
-            if let Some((region, status)) = self.step().await
-                && self.geodes[region].starts == 1
-            {
+            if let Some((region, status)) = self.step().await {
                 let region = &self.plan.regions[region];
                 let data = self.plan.directory.join(region.name.as_str());
                 return Err(DevError::NeverReady {
@@ -221,7 +219,7 @@ impl Geodes {
         let _ = tokio::time::timeout(DEATH_WAIT, dead).await;
     }
 
-    /// Takes the next event. Says which geode ended by itself, if that was it.
+    /// Takes the next event. Says which geode ended before it was ever ready, if that was it.
     async fn step(&mut self) -> Option<(usize, ExitStatus)> {
         match self.next_event().await {
             Event::Ordered(Order::Kill(region, done)) => self.kill(region, done),
@@ -327,8 +325,10 @@ impl Geodes {
             let result = if gone { Ok(()) } else { Err("its service has not died".to_owned()) };
             let _ = killer.send(result);
         }
-        if phase == Phase::Killed {
-            return None;
+        match phase {
+            Phase::Killed => return None,
+            Phase::Starting if self.geodes[region].starts == 1 => return Some((region, status)),
+            _ => {}
         }
         let geode = &mut self.geodes[region];
         geode.pause = if proven { RESTART_PAUSE } else { geode.pause };
@@ -339,7 +339,7 @@ impl Geodes {
         let message =
             format!("the geode ended by itself ({status}); it is started again in {} ms", pause.as_millis());
         self.output.line(region, Stream::Err, &message);
-        Some((region, status))
+        None
     }
 
     fn became_ready(&mut self, Start { region, number }: Start) {

@@ -23,15 +23,16 @@ mod plan;
 mod processes;
 mod ready;
 mod relay;
+mod sockets;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use geode_planet::one_way_ms;
+use geode_planet::{Planet, one_way_ms};
 use indicatif::ProgressBar;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -42,9 +43,10 @@ use error::DevError;
 use geodes::{GeodeState, Geodes, Phase};
 use internet::Internet;
 use output::{Output, Stream};
-use plan::{Addresses, Plan};
+use plan::{Addresses, Plan, PlannedRegion};
 use ready::greeting;
 use relay::{Endpoint, Relay};
+use sockets::Sockets;
 
 pub(crate) use ask::{AskError, ask};
 #[cfg(test)]
@@ -92,6 +94,9 @@ pub(crate) struct DevArguments {
     /// Write addresses and process ids as JSON into this file as soon as everything is ready.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Print what the ready file would hold instead of the table, and everything else on standard error.
+    #[arg(long)]
+    json: bool,
     /// The service to run in every region instead of the demo, after `--`.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -131,13 +136,20 @@ fn start(arguments: DevArguments) -> Result<(), DevError> {
     let EngineChoice::Embedded = arguments.engine;
     let plan = plan(&arguments)?;
     let directory = Directory::enter(&plan.directory)?;
+    let sockets = Sockets::bind(&plan)?;
     let planet = directory.planet(&plan)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| DevError::System { doing: "cannot start threads", source })?;
-    let run = Run { plan: Arc::new(plan), directory, wan: arguments.wan, ready_file: arguments.ready_file };
+    let run = Run {
+        plan: Arc::new(plan),
+        directory,
+        wan: arguments.wan,
+        ready_file: arguments.ready_file,
+        json: arguments.json,
+    };
     // On the main thread, to which the lives of the geodes are bound.
-    runtime.block_on(run.until_told(planet))
+    runtime.block_on(run.until_told(planet, sockets))
 }
 
 /// Every client costs two connections here: the usual limit of 1024 open files would be the first bottleneck.
@@ -170,19 +182,23 @@ struct Run {
     directory: Directory,
     wan: Wan,
     ready_file: Option<PathBuf>,
+    json: bool,
 }
 
 impl Run {
-    async fn until_told(self, planet: geode_planet::Planet) -> Result<(), DevError> {
+    async fn until_told(self, planet: Planet, sockets: Sockets) -> Result<(), DevError> {
         let mut stop = Stop::listen()?;
         let plan = &self.plan;
-        let internet = bind(plan.internet, "the internet address")?;
-        let control = bind(plan.control, "the control address")?;
-        let relay = self.relay()?;
+        let relay = self.relay(sockets.links)?;
+        let listener = |socket| {
+            let listener = tokio::net::TcpListener::from_std(socket);
+            listener.map_err(|source| DevError::System { doing: "cannot listen", source })
+        };
+        let (internet, control) = (listener(sockets.internet)?, listener(sockets.control)?);
         let bar = ProgressBar::new_spinner();
         let system = |doing| move |source| DevError::System { doing, source };
         let (output, written) =
-            Output::start(&plan.regions, bar.clone()).map_err(system("cannot start a thread"))?;
+            Output::start(&plan.regions, bar.clone(), self.json).map_err(system("cannot start a thread"))?;
         let (orders, inbox) = mpsc::channel(MAX_ORDERS);
         let (mut geodes, states) = Geodes::start(Arc::clone(plan), output.clone(), inbox)?;
         let control_routes = Control::new(Arc::clone(plan), relay, orders, states.clone()).router();
@@ -230,25 +246,25 @@ impl Run {
         let program = program.unwrap_or_else(|| "geode".to_owned());
         let _announced = self.directory.announce(&text)?;
         let _ready_file = self.ready_file.as_deref().map(|file| Announcement::at(file, &text)).transpose()?;
-        output.text(Stream::Out, &greeting(&self.plan, self.wan == Wan::Real, &program));
+        if self.json {
+            let ready = Ready::new(&self.plan, &states.borrow());
+            output.text(&(serde_json::to_string(&ready).unwrap_or_default() + "\n"));
+        } else {
+            output.text(&greeting(&self.plan, self.wan == Wan::Real, &program));
+        }
         geodes.watch().await;
         Ok(())
     }
 
-    fn relay(&self) -> Result<Relay, DevError> {
-        let mut endpoints = Vec::new();
-        for region in &self.plan.regions {
-            for address in region.bound_by_geode() {
-                // Only to say early and clearly that it is taken; the geode binds it again.
-                bind_std(address, region.name.as_str())?;
-            }
-            endpoints.push(Endpoint {
-                source: (self.plan.addresses == Addresses::PerRegion).then_some(region.address),
-                link: bind_std(region.link(), "the relay between regions")?,
-                link_listen: region.link_listen(),
-            });
-        }
-        let one_way = |a: &plan::PlannedRegion, b: &plan::PlannedRegion| match self.wan {
+    fn relay(&self, links: Vec<TcpListener>) -> Result<Relay, DevError> {
+        let source =
+            |region: &PlannedRegion| (self.plan.addresses == Addresses::PerRegion).then_some(region.address);
+        let endpoints = self.plan.regions.iter().zip(links).map(|(region, link)| Endpoint {
+            source: source(region),
+            link,
+            link_listen: region.link_listen(),
+        });
+        let one_way = |a: &PlannedRegion, b: &PlannedRegion| match self.wan {
             Wan::None => Duration::ZERO,
             Wan::Real if a.name == b.name => Duration::ZERO,
             Wan::Real => {
@@ -257,34 +273,52 @@ impl Run {
         };
         let regions = &self.plan.regions;
         let matrix = regions.iter().map(|a| regions.iter().map(|b| one_way(a, b)).collect()).collect();
-        Relay::start(endpoints, matrix)
+        Relay::start(endpoints.collect(), matrix)
             .map_err(|source| DevError::System { doing: "cannot start the relay between regions", source })
     }
 }
 
-/// The signals that end a planet: Ctrl-C, a supervisor's request, a terminal that closes.
-struct Stop([Signal; 3]);
+/// The signals that end a planet: Ctrl-C, a supervisor's request, and a terminal that closes unless nohup(1) said to
+/// ignore that.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
+}
 
 impl Stop {
     fn listen() -> Result<Self, DevError> {
         let listen = |kind| {
             signal(kind).map_err(|source| DevError::System { doing: "cannot listen for signals", source })
         };
-        Ok(Self([
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ]))
+        let hangup = (!hangup_is_ignored()).then(|| listen(SignalKind::hangup())).transpose()?;
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup,
+        })
     }
 
     async fn told(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
+}
+
+/// Whether this process was started with SIGHUP, signal 1, ignored (`SigIgn` in proc_pid_status(5)).
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Names the regions as they become ready: on a terminal in one line that changes, else one line each.
@@ -311,17 +345,4 @@ async fn show_progress(
             return;
         }
     }
-}
-
-fn bind(address: SocketAddr, what: &str) -> Result<tokio::net::TcpListener, DevError> {
-    let listener = bind_std(address, what)?;
-    let listener = listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
-    listener.map_err(|source| DevError::Listen { address, what: what.to_owned(), source })
-}
-
-fn bind_std(address: SocketAddr, what: &str) -> Result<TcpListener, DevError> {
-    TcpListener::bind(address).map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => DevError::PortInUse { address, what: what.to_owned() },
-        _ => DevError::Listen { address, what: what.to_owned(), source },
-    })
 }

@@ -42,15 +42,22 @@ struct Shared {
     names: Vec<String>,
     /// The width of the longest name with an instance's number.
     width: usize,
+    /// Lines of standard output go to standard error.
+    text_only: bool,
     /// Whether standard output and standard error show colours.
     coloured: [bool; 2],
     dropped: AtomicU64,
 }
 
 impl Output {
-    /// Starts the writer for these regions. Lines appear above `bar` while it is drawn. The receiver hears when all is
-    /// written, once every clone is gone.
-    pub(super) fn start(regions: &[PlannedRegion], bar: ProgressBar) -> std::io::Result<(Self, Written)> {
+    /// Starts the writer for these regions. Lines appear above `bar` while it is drawn; with `text_only` none appears on
+    /// standard output, which then belongs to [`Output::text`]. The receiver hears when all is written, once every clone
+    /// is gone.
+    pub(super) fn start(
+        regions: &[PlannedRegion],
+        bar: ProgressBar,
+        text_only: bool,
+    ) -> std::io::Result<(Self, Written)> {
         let (queue, lines) = sync_channel(QUEUE_LINES);
         let (finished, written) = sync_channel(1);
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -58,7 +65,7 @@ impl Output {
         let names: Vec<String> = regions.iter().map(|region| region.name.to_string()).collect();
         let width = 2 + names.iter().map(String::len).max().unwrap_or(0);
         let coloured = coloured.map(|terminal| terminal && !plain);
-        let shared = Arc::new(Shared { names, width, coloured, dropped: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { names, width, text_only, coloured, dropped: AtomicU64::new(0) });
         let of_writer = Arc::clone(&shared);
         std::thread::Builder::new().name("output".to_owned()).spawn(move || {
             write_lines(&lines, &of_writer.dropped, &bar);
@@ -70,15 +77,16 @@ impl Output {
 
     /// Writes a line of a region.
     pub(super) fn line(&self, region: usize, stream: Stream, text: &str) {
+        let stream = if self.shared.text_only { Stream::Err } else { stream };
         let coloured = self.shared.coloured[usize::from(stream == Stream::Err)];
         let colour = coloured.then(|| COLOURS[region % COLOURS.len()]);
         let name = self.shared.names.get(region).map_or("", String::as_str);
         self.push(stream, labelled(name, self.shared.width, colour, text));
     }
 
-    /// Writes text as it is.
-    pub(super) fn text(&self, stream: Stream, text: &str) {
-        self.push(stream, text.to_owned());
+    /// Writes text as it is on standard output.
+    pub(super) fn text(&self, text: &str) {
+        self.push(Stream::Out, text.to_owned());
     }
 
     fn push(&self, stream: Stream, text: String) {
@@ -163,6 +171,11 @@ fn labelled(name: &str, width: usize, colour: Option<u8>, text: &str) -> String 
 mod tests {
     use super::*;
 
+    fn quiet() -> Shared {
+        let names = vec!["a".to_owned()];
+        Shared { names, width: 1, text_only: false, coloured: [false; 2], dropped: AtomicU64::new(0) }
+    }
+
     #[test]
     fn a_line_says_where_it_comes_from_once() {
         let line = |text| labelled("us-east-1", 12, None, text);
@@ -176,12 +189,7 @@ mod tests {
     #[tokio::test]
     async fn lines_are_cut_where_they_end_or_grow_too_long() {
         let (queue, lines) = sync_channel(16);
-        let shared = Shared {
-            names: vec!["a".to_owned()],
-            width: 1,
-            coloured: [false; 2],
-            dropped: AtomicU64::new(0),
-        };
+        let shared = quiet();
         let output = Output { queue, shared: Arc::new(shared) };
         let long = "x".repeat(MAX_LINE_BYTES);
         let source = format!("one\n\n{long}yz\nlast");
@@ -193,12 +201,7 @@ mod tests {
     #[test]
     fn a_terminal_that_stands_still_holds_up_nobody() {
         let (queue, _never_read) = sync_channel(1);
-        let shared = Shared {
-            names: vec!["a".to_owned()],
-            width: 1,
-            coloured: [false; 2],
-            dropped: AtomicU64::new(0),
-        };
+        let shared = quiet();
         let output = Output { queue, shared: Arc::new(shared) };
         for _ in 0..3 {
             output.line(0, Stream::Out, "x");

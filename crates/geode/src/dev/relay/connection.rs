@@ -149,6 +149,11 @@ impl Connection {
     pub(super) fn drive(&mut self, now: Instant, chunk: &mut [u8; CHUNK]) -> bool {
         self.advance_call(now);
         receive(&self.near, &mut self.there, now, chunk);
+        if self.cut && matches!(self.call, Call::Travelling(_)) && self.there.is_closing() {
+            // The caller gave up before its SYN got through, and with it goes the call. Otherwise the calls that are
+            // tried in vain during a long partition would pile up here.
+            return false;
+        }
         if self.call == Call::Done {
             receive(&self.far, &mut self.back, now, chunk);
         }

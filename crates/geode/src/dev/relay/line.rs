@@ -60,6 +60,11 @@ impl Line {
         if self.closing { 0 } else { CAPACITY - self.bytes.len() }
     }
 
+    /// Whether the sender ended its direction, or the receiver is gone.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// Takes bytes that the sender wrote at `now`; at most [`Line::room`] of them. `now` never runs backwards.
     pub(super) fn push(&mut self, now: Instant, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.room());

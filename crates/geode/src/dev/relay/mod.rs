@@ -33,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Endpoint {
     /// The address the region calls from; `None` where all regions share one.
     pub(super) source: Option<IpAddr>,
-    /// Where others call it: the relay's own socket.
+    /// Where others call it: the relay's own socket, which must not block.
     pub(super) link: TcpListener,
     /// Where its geode listens.
     pub(super) link_listen: SocketAddr,
@@ -87,9 +87,6 @@ impl Relay {
         let (commands, inbox) = mpsc::channel();
         let sources = endpoints.iter().enumerate().filter_map(|(i, endpoint)| Some((endpoint.source?, i)));
         let sources = sources.collect();
-        for endpoint in &endpoints {
-            endpoint.link.set_nonblocking(true)?;
-        }
         let network = Network { endpoints, sources, one_way, cuts: Cuts::default() };
         let thread = std::thread::Builder::new().name("relay".to_owned()).spawn(move || {
             precise_timers();
