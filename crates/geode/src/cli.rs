@@ -28,7 +28,7 @@ nobody to ask.";
 
 /// One complete copy of your service in every region, with a shared store that accepts writes everywhere.
 #[derive(Debug, Parser)]
-#[command(name = "geode", version, about, after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "geode", version, after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -11,6 +11,7 @@ mod dev;
 mod doors;
 mod geode;
 mod gossip;
+mod life;
 mod membership;
 mod metrics;
 mod operator;

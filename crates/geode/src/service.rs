@@ -1,5 +1,6 @@
 //! From `[service]` in planet.toml to what the host is told.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +21,19 @@ pub(crate) struct Surroundings {
     pub(crate) program: PathBuf,
     /// How long an instance may take to end after it was asked to.
     pub(crate) stop_grace: Duration,
-    /// What services print becomes log records instead of plain lines.
-    pub(crate) log_output: bool,
+    /// What becomes of the lines that instances print.
+    pub(crate) output: Output,
+}
+
+/// What becomes of the lines that instances print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Printed after the region and the instance.
+    Named,
+    /// Printed as they are: the parent process puts the region before them.
+    Plain,
+    /// Log records.
+    Log,
 }
 
 /// What the host of this region is told.
@@ -62,8 +74,8 @@ fn run_settings(
         .map_or_else(|| Ipv4Addr::LOCALHOST.into(), |door| own_ip(door.ip()));
     let redis = region.settings.redis_listen;
     let redis = SocketAddr::new(own_ip(redis.ip()), redis.port());
-    let log_output = surroundings.log_output;
-    let output = Arc::new(move |line: OutputLine<'_>| show(line, log_output));
+    let output = surroundings.output;
+    let output = Arc::new(move |line: OutputLine<'_>| show(line, output));
     let limits = service.instances;
     RunSettings {
         launcher: vec![surroundings.program.display().to_string(), "launch".to_owned()],
@@ -83,12 +95,18 @@ async fn resolve(upstream: &HostPort) -> std::io::Result<SocketAddr> {
     addresses.next().ok_or_else(|| std::io::ErrorKind::NotFound.into())
 }
 
-fn show(line: OutputLine<'_>, log: bool) {
-    match (log, line.stream) {
-        (true, stream) => {
-            tracing::info!(target: "service", instance = line.instance, ?stream, "{}", line.text)
+fn show(line: OutputLine<'_>, output: Output) {
+    let text = match output {
+        Output::Named => line.to_string(),
+        Output::Plain => line.text.to_owned(),
+        Output::Log => {
+            tracing::info!(target: "service", instance = line.instance, stream = ?line.stream, "{}", line.text);
+            return;
         }
-        (false, OutputStream::Out) => println!("{line}"),
-        (false, OutputStream::Error) => eprintln!("{line}"),
-    }
+    };
+    // Whoever reads them may be gone; that is no reason to end.
+    let _ = match line.stream {
+        OutputStream::Out => writeln!(std::io::stdout(), "{text}"),
+        OutputStream::Error => writeln!(std::io::stderr(), "{text}"),
+    };
 }

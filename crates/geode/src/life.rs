@@ -1,0 +1,278 @@
+//! The life of one geode: how its parts start, in which order, and how they end.
+//!
+//! Order of start: every address is bound, and only then does anything begin. Then the admin API answers, links and
+//! gossip begin, the store reads its log and takes commands, the service is started, the door opens. `/readyz` says how
+//! far it is.
+//!
+//! Order of a graceful stop: other geodes are told, so that they take the clients; the door finishes the requests it has
+//! begun and closes; the service ends; and last the store, which leaves the mark of a clean stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use geode_door::{Door, DoorSettings, Seams, SessionKey};
+use geode_host::Host;
+use geode_link::{Call, Dialer, Identity, Listener, Purpose};
+use geode_planet::{Planet, Region, RegionName};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::doors::LocalService;
+use crate::geode::Geode;
+use crate::run::RunError;
+use crate::service::{self, Surroundings};
+use crate::store::{self, DataThread, StoreError};
+use crate::{admin, questions};
+
+/// Time between two looks whether the last request is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// How long the door pauses when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What one geode is to be.
+pub(crate) struct Destiny {
+    pub(crate) planet: Arc<Planet>,
+    /// One of the planet's.
+    pub(crate) region: RegionName,
+    pub(crate) session_key: SessionKey,
+    pub(crate) surroundings: Surroundings,
+}
+
+/// Runs a geode until it is told to stop, or cannot go on.
+///
+/// # Errors
+/// It could not start, or its store stopped by itself.
+pub(crate) async fn live(destiny: Destiny) -> Result<(), RunError> {
+    let born = Instant::now();
+    let mut stop = Stop::listen()?;
+    let Destiny { planet, region, session_key, surroundings } = destiny;
+    let Some(region) = planet.region(&region) else { return Ok(()) };
+    let bound = bind(&planet, region).await?;
+    let geode = Geode::new(Arc::clone(&planet), region.name.clone(), dialer(&planet, region));
+    let door = door(&geode, session_key)?;
+
+    let mut background = JoinSet::new();
+    background.spawn(admin::serve(bound.admin, Arc::clone(&geode)));
+    if let Some(listener) = bound.link {
+        background.spawn(take_calls(listener, Arc::clone(&geode), door.clone()));
+    }
+    gossip(&geode, &mut background);
+    background.spawn(announce_readiness(Arc::clone(&geode), born));
+    let mut data_thread = store::start(&planet, region, geode.dialer.clone(), bound.redis)?;
+    let _ = geode.redis_metrics.set(Arc::clone(&data_thread.metrics));
+
+    let served = tokio::select! {
+        started = start_service(&geode, &mut data_thread, region, &surroundings) => started,
+        () = stop.told() => Ok(()),
+    };
+    if served.is_ok() && geode.store.get().is_some() {
+        let doors = open_doors(bound.doors, &door);
+        geode.door_open.store(true, Ordering::Relaxed);
+        tokio::select! {
+            () = stop.told() => tracing::info!("stopping"),
+            _ = &mut data_thread.ended => tracing::error!("the store has stopped: this geode cannot go on"),
+        }
+        tokio::select! {
+            () = wind_down(&geode, doors, surroundings.stop_grace) => {}
+            () = stop.told() => tracing::warn!("told to stop again: leaving what is not finished"),
+        }
+    }
+    let stopped = tokio::task::spawn_blocking(|| data_thread.stop()).await;
+    served?;
+    Ok(stopped.unwrap_or(Err(StoreError::Panicked))?)
+}
+
+/// Every address of this geode, bound.
+struct Bound {
+    redis: std::net::TcpListener,
+    doors: Vec<TcpListener>,
+    admin: TcpListener,
+    /// None in a planet of one region.
+    link: Option<Listener>,
+}
+
+async fn bind(planet: &Planet, region: &Region) -> Result<Bound, RunError> {
+    let failed = |address: SocketAddr, key: &'static str| {
+        move |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::AddrInUse => RunError::InUse { address, key },
+            _ => RunError::Listen { address, key, source },
+        }
+    };
+    let settings = &region.settings;
+    let address = settings.redis_listen;
+    let redis = std::net::TcpListener::bind(address).map_err(failed(address, "redis.listen"))?;
+    let mut doors = Vec::new();
+    for address in &settings.door_listen {
+        doors.push(TcpListener::bind(address).await.map_err(failed(*address, "door.listen"))?);
+    }
+    let address = settings.admin_listen;
+    let admin = TcpListener::bind(address).await.map_err(failed(address, "admin.listen"))?;
+    let peers: Vec<RegionName> = others(planet, region).map(|other| other.name.clone()).collect();
+    let link = match settings.link_listen.filter(|_| !peers.is_empty()) {
+        Some(address) => {
+            let bound = Listener::bind(address, identity(planet, region), peers).await;
+            Some(bound.map_err(failed(address, "link_listen"))?)
+        }
+        None => None,
+    };
+    Ok(Bound { redis, doors, admin, link })
+}
+
+fn identity(planet: &Planet, region: &Region) -> Identity {
+    Identity { planet: planet.name.clone(), region: region.name.clone() }
+}
+
+fn others<'a>(planet: &'a Planet, region: &'a Region) -> impl Iterator<Item = &'a Region> {
+    planet.regions.values().filter(|other| other.name != region.name)
+}
+
+/// Calls the planet's other regions from this region's own address.
+fn dialer(planet: &Planet, region: &Region) -> Dialer {
+    let local = region.settings.link_listen.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
+    let links = others(planet, region).filter_map(|other| Some((other.name.clone(), other.link.clone()?)));
+    Dialer::new(identity(planet, region), local, links.collect())
+}
+
+fn door(geode: &Arc<Geode>, session_key: SessionKey) -> Result<Door<LocalService>, RunError> {
+    let seams = Seams {
+        service: LocalService(Arc::clone(geode)),
+        router: Arc::clone(&geode.router) as _,
+        peers: Arc::clone(geode) as _,
+        sessions: Arc::clone(geode) as _,
+    };
+    let door = Door::new(DoorSettings::new(geode.region.clone(), session_key), seams)?;
+    let _ = geode.door_metrics.set(Arc::clone(door.metrics()));
+    Ok(door)
+}
+
+/// Beats, and speaks to every peer.
+fn gossip(geode: &Arc<Geode>, background: &mut JoinSet<()>) {
+    for peer in geode.dialer.peers() {
+        let (geode, peer) = (Arc::clone(geode), peer.clone());
+        background.spawn(async move { geode.gossip.speak(&geode.dialer, &peer).await });
+    }
+    let geode = Arc::clone(geode);
+    background.spawn(async move { geode.gossip.beat(|| geode.state()).await });
+}
+
+/// Hands every call of another geode to the part it is for, for as long as it is polled.
+async fn take_calls(mut listener: Listener, geode: Arc<Geode>, door: Door<LocalService>) {
+    let mut calls = JoinSet::new();
+    loop {
+        let Call { from, purpose, stream, .. } = tokio::select! {
+            call = listener.accept() => call,
+            Some(_) = calls.join_next() => continue,
+        };
+        let geode = Arc::clone(&geode);
+        match purpose {
+            Purpose::Gossip => calls.spawn(async move { geode.gossip.hear(&from, stream).await }),
+            Purpose::Question => calls
+                .spawn(questions::serve(stream, move |question| async move { geode.answer(question).await })),
+            Purpose::Hop => {
+                let door = door.clone();
+                calls.spawn(async move { door.serve_peer(stream, from).await })
+            }
+            Purpose::Replication => {
+                // Whoever calls before the log is read calls again.
+                if let Some(store) = geode.store.get() {
+                    store.accept(from.as_str(), stream);
+                }
+                continue;
+            }
+        };
+    }
+}
+
+/// Waits for the store, then starts the service, which may use it at once.
+async fn start_service(
+    geode: &Geode,
+    data_thread: &mut DataThread,
+    region: &Region,
+    surroundings: &Surroundings,
+) -> Result<(), RunError> {
+    let opened = match data_thread.opened.take() {
+        Some(opened) => opened.await.ok(),
+        None => None,
+    };
+    // Why there is none, stopping the thread will tell.
+    let Some(store) = opened else { return Ok(()) };
+    let _ = geode.store.set(store);
+    if let Some(service) = &geode.planet.service {
+        let settings = service::settings(service, region, surroundings).await.map_err(RunError::Upstream)?;
+        let _ = geode.host.set(Arc::new(Host::start(settings)?));
+    }
+    Ok(())
+}
+
+fn open_doors(listeners: Vec<TcpListener>, door: &Door<LocalService>) -> JoinSet<()> {
+    listeners.into_iter().map(|listener| take_clients(listener, door.clone())).collect()
+}
+
+/// Takes clients' connections for as long as it is polled; dropping it ends those that are left.
+async fn take_clients(listener: TcpListener, door: Door<LocalService>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
+                    let door = door.clone();
+                    connections.spawn(async move { door.serve_client(stream, address).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the door cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn announce_readiness(geode: Arc<Geode>, born: Instant) {
+    let mut views = geode.gossip.views();
+    while !geode.waits_for().is_empty() {
+        // Rings at every beat.
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+    tracing::info!(region = %geode.region, after_ms = born.elapsed().as_millis() as u64, "ready");
+}
+
+/// The signals that stop a geode gracefully.
+struct Stop([Signal; 2]);
+
+impl Stop {
+    fn listen() -> Result<Self, RunError> {
+        let listen = |kind| {
+            signal(kind).map_err(|source| RunError::System { doing: "cannot listen for signals", source })
+        };
+        Ok(Self([listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?]))
+    }
+
+    async fn told(&mut self) {
+        let [terminate, interrupt] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}
+
+async fn wind_down(geode: &Geode, doors: JoinSet<()>, grace: Duration) {
+    geode.draining.store(true, Ordering::Relaxed);
+    geode.gossip.beat_once(geode.state());
+    let deadline = Instant::now() + grace;
+    let in_flight = || geode.door_metrics.get().map_or(0, |metrics| metrics.connections.in_flight.get());
+    while in_flight() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+    drop(doors);
+    if let Some(host) = geode.host.get() {
+        host.stop().await;
+    }
+}
