@@ -6,13 +6,13 @@
 use geode_store::Position;
 
 /// Buffers of more than this many bytes are not kept for reuse.
-const REUSED_BYTES: usize = 16 * 1024;
+const REUSED_BYTES: usize = 64 * 1024;
 
 /// The first size of a buffer.
 const FIRST_BYTES: usize = 1024;
 
 /// So many empty buffers are kept.
-const REUSED_BUFFERS: usize = 256;
+const REUSED_BUFFERS: usize = 64;
 
 /// Replies in order: sent, releasable, held.
 #[derive(Debug, Default)]
@@ -171,12 +171,12 @@ mod tests {
     fn a_slow_reader_does_not_keep_what_it_has() {
         let mut spares = Spares::default();
         let mut output = Output::default();
-        append(&mut output, &vec![b'x'; 100_000]);
+        append(&mut output, &vec![b'x'; 150_000]);
         output.seal(Position(0));
         output.release(Position(0));
         append(&mut output, b"held");
         output.seal(Position(5));
-        output.sent(60_000, &mut spares);
+        output.sent(110_000, &mut spares);
         assert_eq!(output.pending(), 40_004);
         assert_eq!(output.sendable().len(), 40_000);
         output.sent(40_000, &mut spares);

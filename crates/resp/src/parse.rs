@@ -14,6 +14,9 @@ use crate::inline;
 /// How long a line may be: an inline command, or the digits of a length (`PROTO_INLINE_MAX_SIZE` of Redis).
 pub const LINE_BYTES: usize = 64 * 1024;
 
+/// Places of arguments for which memory is kept between commands.
+const KEPT_SPANS: usize = 32;
+
 /// The limits of one command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandLimits {
@@ -87,7 +90,7 @@ pub type Arguments<'b> = SmallVec<[&'b [u8]; 16]>;
 /// Where a parser stands within one connection's input.
 #[derive(Debug, Default)]
 pub struct Parser {
-    spans: SmallVec<[Span; 4]>,
+    spans: SmallVec<[Span; 8]>,
     /// Arguments of a multi-bulk command still to come; 0 before the command's first byte was understood.
     missing: usize,
     /// The length of the argument that comes next, once its header is read.
@@ -115,7 +118,7 @@ impl Parser {
                 Some(b'*') => {}
                 Some(_) => return self.inline(input),
             }
-            match length_line(input, 1, &mut self.searched) {
+            match length_line(input, 0, &mut self.searched) {
                 Line::Incomplete => return Ok(None),
                 Line::Endless => return Err(ProtocolError::ArgumentCountLine),
                 Line::NotANumber => return Err(ProtocolError::InvalidArgumentCount),
@@ -156,25 +159,14 @@ impl Parser {
         self.spans.iter().map(|span| &input[span.range()]).collect()
     }
 
-    /// Whether a command has begun and is not complete. (Of an unfinished line the parser keeps nothing.)
-    pub const fn is_within_command(&self) -> bool {
-        self.at > 0 || self.searched > 0
-    }
-
-    /// How many bytes the current argument still lacks beyond `available` bytes of the command: how much it is worth to
-    /// read at once.
-    pub fn lacks(&self, available: usize) -> usize {
-        self.argument.map_or(0, |length| (self.at + length + 2).saturating_sub(available))
-    }
-
     /// Heap memory held between commands, in bytes.
     pub fn heap_bytes(&self) -> usize {
         if self.spans.spilled() { self.spans.capacity() * size_of::<Span>() } else { 0 }
     }
 
-    /// Gives the heap memory back, between commands.
+    /// Between commands, gives heap memory back that only a large command needs.
     pub fn shrink(&mut self) {
-        if !self.is_within_command() && self.spans.spilled() {
+        if self.at == 0 && self.spans.capacity() > KEPT_SPANS {
             self.spans = SmallVec::new();
         }
     }
@@ -191,7 +183,7 @@ impl Parser {
         input: &[u8],
         limits: &CommandLimits,
     ) -> Result<Option<usize>, ProtocolError> {
-        let line = length_line_from(input, self.at, &mut self.searched);
+        let line = length_line(input, self.at, &mut self.searched);
         if matches!(line, Line::Incomplete) {
             return Ok(None);
         }
@@ -238,15 +230,11 @@ enum Line {
     Number(i64, usize),
 }
 
-/// Reads the line of the header that begins at `header` (a type byte, then a number).
-fn length_line_from(input: &[u8], header: usize, searched: &mut usize) -> Line {
-    length_line(input, header + 1, searched)
-}
-
-/// Reads `<number>\r\n`, whose type byte is at `digits - 1`. As in Redis, the byte after `\r` is not looked at, but has to
-/// be there.
-fn length_line(input: &[u8], digits: usize, searched: &mut usize) -> Line {
+/// Reads `<type><number>\r\n` at `header`; the type is the caller's affair. As in Redis, the byte after `\r` is not looked
+/// at, but has to be there.
+fn length_line(input: &[u8], header: usize, searched: &mut usize) -> Line {
     // Nearly every line: a few digits without a leading zero, all there.
+    let digits = header + 1;
     let mut value: i64 = 0;
     let mut at = digits;
     while let Some(digit) = input.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit <= 9) {
@@ -261,13 +249,12 @@ fn length_line(input: &[u8], digits: usize, searched: &mut usize) -> Line {
         *searched = 0;
         return Line::Number(value, at + 2);
     }
-    any_line(input, digits, searched)
+    any_line(input, header, searched)
 }
 
 /// [`length_line`] for everything unusual.
 #[cold]
-fn any_line(input: &[u8], digits: usize, searched: &mut usize) -> Line {
-    let header = digits - 1;
+fn any_line(input: &[u8], header: usize, searched: &mut usize) -> Line {
     let window = input.len().min(header + LINE_BYTES + 1);
     let from = (*searched).max(header).min(window);
     let Some(found) = memchr::memchr(b'\r', &input[from..window]) else {
@@ -280,7 +267,7 @@ fn any_line(input: &[u8], digits: usize, searched: &mut usize) -> Line {
         return Line::Incomplete;
     }
     *searched = 0;
-    match input.get(digits..end).and_then(number) {
+    match input.get(header + 1..end).and_then(number) {
         Some(value) => Line::Number(value, end + 2),
         None => Line::NotANumber,
     }
