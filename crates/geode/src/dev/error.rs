@@ -32,7 +32,7 @@ pub(crate) enum DevError {
             .directory.display())]
     DirectoryInUse { directory: PathBuf, owner: String },
     #[error("{} holds another planet ({difference}): start it with the same options as before, choose another \
-             directory with --data, or delete this one and its data", .directory.display())]
+             directory with --data, change its planet.toml, or delete it with its data", .directory.display())]
     OtherPlanet { directory: PathBuf, difference: String },
     #[error("{} cannot be read as a planet; correct it, or delete it to have it written anew:\n{details}",
             .file.display())]

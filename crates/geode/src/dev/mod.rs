@@ -15,6 +15,7 @@ mod ask;
 mod control;
 mod directory;
 mod error;
+mod existing;
 mod geodes;
 mod held;
 mod internet;

@@ -274,7 +274,7 @@ fn commented(text: &mut String, line: &str, comment: &str) {
 
 const HEADER: &str = "\
 # The planet that `geode dev` runs on this machine. It is yours to read and to change: `geode dev` writes it once and
-# then leaves it alone. Regions, addresses and the service's command have to match the options of `geode dev`.
+# then changes nothing but addresses, when --base-port does. Regions and the service's command have to match its options.
 format = 1
 
 [planet]
