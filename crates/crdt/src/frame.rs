@@ -96,6 +96,32 @@ pub fn claimed_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
     Ok(Some(PREFIX + length as usize))
 }
 
+/// Whose entries a frame holds and which: all that somebody needs who only passes frames on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    /// The writer's region.
+    pub region: &'a str,
+    /// The writer's incarnation.
+    pub incarnation: u64,
+    /// The sequence of the first entry.
+    pub first_sequence: u64,
+    /// The sequence of the last entry.
+    pub last_sequence: u64,
+}
+
+/// Reads the head of the frame at the start of `bytes`, which may end anywhere after it. The checksum is not looked at.
+pub fn peek(bytes: &[u8]) -> Result<Head<'_>, FrameError> {
+    let mut reader = Reader::new(bytes.get(PREFIX..).ok_or(FrameError::Short)?);
+    let (first_sequence, count) = (reader.u64()?, reader.u32()?);
+    // Base time, and the count of actors, of whom the first is the writer.
+    reader.take(8 + 2)?;
+    let length = usize::from(reader.byte()?);
+    let region = std::str::from_utf8(reader.take(length)?);
+    let region = region.map_err(|_| FrameError::Malformed("a region's name"))?;
+    let last_sequence = first_sequence.saturating_add(u64::from(count)).saturating_sub(1);
+    Ok(Head { region, incarnation: reader.u64()?, first_sequence, last_sequence })
+}
+
 impl<'a> Frame<'a> {
     /// Checks and opens a frame that stands at the start of `bytes` (more may follow it). Actors in it are interned.
     /// Linear in the frame.

@@ -1,20 +1,36 @@
 //! The engine: what the data thread owns.
 
+#[cfg(test)]
+mod conformance;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use geode_crdt::frame::Checkpoint;
-use geode_crdt::{FrameBuilder, HybridTime};
-use geode_store::{Engine, Need, Position, Ticket};
+use geode_crdt::{ActorId, FrameBuilder, HybridTime, VersionVector};
+use geode_replica::{Action, Message, Now, Replica, Report};
+use geode_store::{Engine, Need, Position, Ticket, View};
 use tokio::net::TcpStream;
 use tokio::runtime;
 
-use crate::config::Config;
+use crate::config::{Config, FsyncMode};
+use crate::conflict::Conflicts;
+use crate::delivery::Core;
 use crate::error::OpenError;
-use crate::handle::EmbeddedHandle;
-use crate::table::Table;
+use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
+use crate::identity::{Identity, Lock};
+use crate::inbox::Incoming;
+use crate::links::Links;
+use crate::log::SyncThread;
+use crate::outbox::{Outbox, Range, Stream};
+use crate::recovery;
+use crate::rows::Rows;
+use crate::table::{Origin, Table};
 
 /// Opens a connection for replication to the named region.
 pub type Dial =
@@ -23,9 +39,40 @@ pub type Dial =
 /// Wakes the data thread so that it calls [`Engine::turn`] soon.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
+/// How long the first write of a continued incarnation waits for peers to say what they hold of it.
+const FIRST_WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// Messages and frames that one [`Engine::turn`] handles, and the bytes of frames after which it ends early.
+const TURN_MESSAGES: usize = 256;
+const TURN_BYTES: usize = 1 << 20;
+/// How often the replica looks at the clock.
+const TIMER: Duration = Duration::from_millis(10);
+/// How often the data thread is woken when there is nothing but heartbeats to send.
+const TICK: Duration = Duration::from_millis(100);
+/// An own frame is closed at this length, so that its receivers need not hold more at once.
+const FRAME_BYTES: usize = 1 << 20;
+
 /// The embedded engine. One thread owns it.
-#[derive(Debug)]
-pub struct Embedded {}
+pub struct Embedded {
+    config: Config,
+    core: Core,
+    replica: Replica,
+    identity: Identity,
+    shared: Arc<Shared>,
+    links: BTreeMap<Arc<str>, Arc<Outbox>>,
+    incoming: VecDeque<Incoming>,
+    wall: HybridTime,
+    started: Instant,
+    timer_at: Instant,
+    /// Until when the first write waits for peers' answers; `None` once it need not.
+    first_write: Option<Instant>,
+    /// What of the held vector others can see.
+    published: VersionVector,
+    distrusted: bool,
+    stopped: bool,
+    // Dropped in this order: the thread uses the files, the lock guards them.
+    _sync_thread: SyncThread,
+    _lock: Lock,
+}
 
 impl Embedded {
     /// Opens the data directory and replays its log. Blocks for as long as that takes.
@@ -33,22 +80,314 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`]
     pub fn open(config: Config) -> Result<(Self, EmbeddedHandle), OpenError> {
-        unimplemented!("{config:?}")
+        let opened = recovery::open(&config)?;
+        let own = opened.rows.own;
+        let mut replica = Replica::new(&config.planet, &config.region, own, &config.peers, opened.held);
+        for (region, time) in &opened.times {
+            replica.replayed(region, *time);
+        }
+        let next = replica.held().get(own) + 1;
+        let shared = Arc::new(Shared::new(&config));
+        let inbox = Arc::clone(shared.inbox());
+        let sync_thread = SyncThread::start(Arc::clone(opened.log.sync()), move || inbox.wake())
+            .map_err(OpenError::io(&config.data))?;
+        let now = Instant::now();
+        let mut engine = Self {
+            core: Core {
+                rows: opened.rows,
+                log: opened.log,
+                builder: FrameBuilder::new(own, next),
+                conflicts: Conflicts::default(),
+            },
+            replica,
+            identity: opened.identity,
+            shared: Arc::clone(&shared),
+            links: BTreeMap::new(),
+            incoming: VecDeque::new(),
+            wall: recovery::system_time(),
+            started: now,
+            timer_at: now,
+            // A new incarnation has written nothing that a peer could know better.
+            first_write: (!opened.fresh).then(|| now + FIRST_WRITE_PATIENCE),
+            published: VersionVector::default(),
+            distrusted: false,
+            stopped: false,
+            _sync_thread: sync_thread,
+            _lock: opened.lock,
+            config,
+        };
+        if engine.config.peers.is_empty() {
+            engine.first_write = None;
+        }
+        engine.publish();
+        Ok((engine, EmbeddedHandle::new(shared)))
     }
 
-    /// Begins to talk to the other regions: of each pair, the one whose name comes first dials. `wake` is called from
-    /// other threads whenever there is work for [`Engine::turn`]. A planet of one region needs the wake only.
-    pub fn start(&mut self, runtime: runtime::Handle, dial: Dial, wake: Wake) {
-        let _ = (runtime, dial, wake);
-        unimplemented!()
+    /// Begins to talk to the other regions: of each pair, the one whose name comes first dials; the other's connections
+    /// come in through [`EmbeddedHandle::accept`]. `wake` is called from other threads whenever there is work for
+    /// [`Engine::turn`]; a planet of one region needs it too, for `fsync = always` and for questions.
+    pub fn start(&mut self, runtime: &runtime::Handle, dial: &Dial, wake: Wake) {
+        self.shared.inbox().set_wake(wake);
+        let region: Arc<str> = self.config.region.as_str().into();
+        let links = Links {
+            region: Arc::clone(&region),
+            inbox: Arc::clone(self.shared.inbox()),
+            segments: Arc::clone(self.core.log.segments()),
+            shippable: self.core.log.sync().shippable(),
+            closing: self.shared.closing(),
+        };
+        for peer in self.config.peers.iter().filter(|peer| peer.as_str() > &*region) {
+            runtime.spawn(links.clone().keep_dialling(peer.as_str().into(), Arc::clone(dial)));
+        }
+        if !self.config.peers.is_empty() {
+            runtime.spawn(tick(Arc::clone(&self.shared)));
+            self.first_write = self.first_write.map(|_| Instant::now() + FIRST_WRITE_PATIENCE);
+        }
+        self.shared.started(runtime.clone(), links);
     }
 
     /// Flushes, forces the log onto the disk and leaves the mark of a clean stop, like [`EmbeddedHandle::stop`].
+    /// Nothing can be written afterwards.
     ///
     /// # Errors
     /// What the disk said; the mark is then missing.
     pub fn stop(&mut self) -> io::Result<()> {
-        unimplemented!()
+        if self.stopped {
+            return Ok(());
+        }
+        let end = self.flush()?.0;
+        self.stopped = true;
+        self.shared.close();
+        let sync = Arc::clone(self.core.log.sync());
+        sync.sync_now()?;
+        sync.floor().reserve(self.core.rows.clock.last(), end)?;
+        self.identity.segments = recovery::segment_files(&self.core.log)?;
+        self.identity.clean_stop = Some(end);
+        self.identity.write(&self.config.data, true)
+    }
+
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub(crate) fn held(&self) -> &VersionVector {
+        self.replica.held()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let held = self.replica.held();
+        let missing = |of: &VersionVector, than: &VersionVector| {
+            of.iter().map(|(actor, sequence)| sequence.saturating_sub(than.get(actor))).sum()
+        };
+        let peers = self.replica.peers().map(|(region, connected, theirs)| PeerStats {
+            region: region.to_string(),
+            connected,
+            behind_entries: missing(held, theirs),
+            ahead_entries: missing(theirs, held),
+        });
+        let Core { rows, log, conflicts, .. } = &self.core;
+        Stats {
+            keys: rows.table.live_keys(),
+            memory_bytes: rows.table.memory_bytes(),
+            log_bytes: log.bytes(),
+            actor: rows.table.actors().id(rows.own).to_string(),
+            conflicts: conflicts.totals().into_iter().map(|(rule, count)| (rule.name(), count)).collect(),
+            peers: peers.collect(),
+        }
+    }
+
+    /// Waits for peers to say whether they hold more of this writer than it remembers.
+    fn hold_first_write(&mut self) {
+        while let Some(until) = self.first_write {
+            self.turn();
+            if self.replica.all_answered() || Instant::now() >= until {
+                self.first_write = None;
+            } else if self.first_write.is_some() {
+                self.shared.inbox().wait(TIMER);
+            }
+        }
+    }
+
+    fn handle(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Connected { peer, outbox } => {
+                if let Some(old) = self.links.insert(Arc::clone(&peer), outbox) {
+                    old.close();
+                    self.replica.lost(&peer);
+                }
+                self.replica.connected(&peer, &mut self.core);
+            }
+            Incoming::Lost { peer, outbox } if self.is_current(&peer, &outbox) => self.unlink(&peer),
+            Incoming::Message { peer, outbox, message } if self.is_current(&peer, &outbox) => {
+                if let Message::Heartbeat { held, .. } | Message::Hello { held, .. } = &message {
+                    self.shared.peer_holds(&peer, held.clone());
+                }
+                self.replica.message(&peer, message, &mut self.core);
+            }
+            Incoming::Frame { peer, outbox, bytes, .. } if self.is_current(&peer, &outbox) => {
+                self.replica.frame(&peer, &bytes, &mut self.core);
+            }
+            Incoming::Question(answer) => answer(self),
+            // What a link still had when another took its place, or the peer was sent away.
+            Incoming::Lost { .. } | Incoming::Message { .. } | Incoming::Frame { .. } => {}
+        }
+        self.act();
+    }
+
+    fn is_current(&self, peer: &Arc<str>, outbox: &Arc<Outbox>) -> bool {
+        self.links.get(peer).is_some_and(|current| Arc::ptr_eq(current, outbox))
+    }
+
+    fn unlink(&mut self, peer: &Arc<str>) {
+        if let Some(outbox) = self.links.remove(peer) {
+            outbox.close();
+        }
+        self.shared.peer_lost(peer);
+        self.replica.lost(peer);
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.replica.next_action() {
+            match action {
+                Action::Send { peer, message } => {
+                    if let Some(outbox) = self.links.get(&peer) {
+                        outbox.send(&message);
+                    }
+                }
+                Action::Stream { peer, held } => {
+                    let stream = self.stream(&held);
+                    if let Some(outbox) = self.links.get(&peer) {
+                        outbox.stream(stream);
+                    }
+                }
+                Action::Serve { peer, actor, from, to } => {
+                    let position = self.core.log.index().seek(actor, from);
+                    let actor = self.core.rows.table.actors().id(actor).clone();
+                    if let (Some(outbox), Some(position)) = (self.links.get(&peer), position) {
+                        outbox.serve(Range { position, actor, from, to });
+                    }
+                }
+                Action::Disconnect { peer, reason } => {
+                    tracing::warn!(%peer, "replication link closed: {reason}");
+                    self.unlink(&peer);
+                }
+                Action::NewIncarnation { reason } => self.begin_incarnation(&reason),
+                Action::Report(Report::Refused { peer, reason }) => {
+                    tracing::error!("replication with {peer} was refused: {reason}");
+                }
+                Action::Report(Report::Ahead { actor, sequence, ahead_ms }) => tracing::warn!(
+                    "entry {sequence} of {actor} is {ahead_ms} ms ahead of this machine's clock and is held back until \
+                     it is not; check the clocks of both"
+                ),
+            }
+        }
+    }
+
+    /// Where the stream to a peer begins that holds `held` of this region's actors.
+    fn stream(&self, held: &[(geode_crdt::ActorIndex, u64)]) -> Stream {
+        let actors = self.core.rows.table.actors();
+        let own =
+            self.replica.held().iter().filter(|(actor, _)| *actors.id(*actor).region == *self.config.region);
+        let of_peer =
+            |actor| held.iter().find(|(held, _)| *held == actor).map_or(0, |(_, sequence)| *sequence);
+        let missing = own.filter(|(actor, sequence)| of_peer(*actor) < *sequence);
+        let starts = missing.filter_map(|(actor, _)| self.core.log.index().seek(actor, of_peer(actor) + 1));
+        Stream {
+            position: starts.min().unwrap_or_else(|| self.core.log.written()),
+            held: held.iter().map(|(actor, sequence)| (actors.id(*actor).incarnation, *sequence)).collect(),
+        }
+    }
+
+    /// Goes on under a new actor, after everything that was written under the old one.
+    fn begin_incarnation(&mut self, reason: &str) {
+        let taken = self.core.flush().and_then(|_| {
+            let incarnation = recovery::random()?;
+            self.core.log.append_incarnation(incarnation);
+            self.core.log.flush()?;
+            Ok(incarnation)
+        });
+        let incarnation = match taken {
+            Ok(incarnation) => incarnation,
+            // The log has failed: nothing can be written any more under any name.
+            Err(error) => return tracing::error!(%error, "no new incarnation can be taken"),
+        };
+        tracing::warn!("this region goes on as incarnation {incarnation:016x}: {reason}");
+        let rows: &mut Rows = &mut self.core.rows;
+        let own = rows.table.actors_mut().intern(&ActorId::new(&self.config.region, incarnation));
+        rows.begin_incarnation(own, self.replica.held());
+        self.replica.begin_incarnation(own);
+        self.core.builder = FrameBuilder::new(own, 1);
+        self.first_write = None;
+        self.identity.incarnation = format!("{incarnation:016x}");
+        if let Err(error) = self.identity.write(&self.config.data, true) {
+            tracing::error!(%error, "the new incarnation cannot be recorded; the next start takes another");
+        }
+    }
+
+    /// Says to peers where this region stands. Nothing is promised that a restart could break.
+    fn heartbeat(&mut self) {
+        if self.flush().is_err() {
+            return;
+        }
+        let sync = self.core.log.sync();
+        let clock = &mut self.core.rows.clock;
+        sync.floor().observe(clock.peek(recovery::system_time()));
+        let promise = clock.peek(recovery::system_time()).min(sync.floor().reserved());
+        if let Err(error) = sync.floor().say(promise, sync.synced()) {
+            tracing::error!(%error, "the floor of time cannot be written; no heartbeat is sent");
+            return;
+        }
+        clock.observe(promise);
+        self.replica.heartbeat(promise, self.core.rows.table.actors());
+        self.act();
+    }
+
+    /// Shows what is in the kernel to other threads.
+    fn publish(&mut self) {
+        let actors = self.core.rows.table.actors();
+        let mut grew = false;
+        for (actor, sequence) in self.replica.held().iter() {
+            if sequence > self.published.get(actor) {
+                self.published.raise(actor, sequence);
+                self.shared.publish(actor, sequence, actors);
+                grew = true;
+            }
+        }
+        if grew {
+            self.shared.notify();
+        }
+    }
+
+    fn flush_log(&mut self) -> io::Result<u64> {
+        if self.stopped && !self.core.builder.is_empty() {
+            return Err(io::Error::other("this geode has stopped"));
+        }
+        let clock = self.core.rows.clock.last();
+        let sync = self.core.log.sync();
+        sync.floor().observe(clock);
+        if clock > sync.floor().reserved() && !self.core.builder.is_empty() {
+            // Only if the sync thread did not get to it for seconds.
+            sync.floor().renew(sync.synced())?;
+        }
+        let position = self.core.flush()?;
+        if self.core.log.take_rotated() {
+            self.identity.segments = recovery::segment_files(&self.core.log)?;
+            self.identity.write(&self.config.data, self.config.fsync == FsyncMode::Always)?;
+        }
+        Ok(position)
+    }
+}
+
+/// Wakes the data thread for heartbeats.
+async fn tick(shared: Arc<Shared>) {
+    let mut closing = shared.closing();
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = interval.tick() => shared.inbox().wake(),
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
     }
 }
 
@@ -56,60 +395,157 @@ impl Engine for Embedded {
     type View = Table;
 
     fn set_wall(&mut self, wall: HybridTime) {
-        unimplemented!("{wall}")
+        self.wall = wall;
     }
 
     fn now(&self) -> HybridTime {
-        unimplemented!()
+        self.core.rows.clock.peek(self.wall)
     }
 
     fn begin(&mut self) -> HybridTime {
-        unimplemented!()
+        if self.first_write.is_some() {
+            self.hold_first_write();
+        }
+        if self.core.builder.len() >= FRAME_BYTES {
+            self.core.close_batch();
+        }
+        let time = self.core.rows.clock.tick(self.wall);
+        let held = self.replica.held();
+        let changed = self.core.rows.changed.iter().map(|actor| (*actor, held.get(*actor)));
+        self.core.builder.begin_entry(time, changed);
+        time
     }
 
     fn parts(&mut self) -> (&Table, &mut FrameBuilder) {
-        unimplemented!()
+        (&self.core.rows.table, &mut self.core.builder)
     }
 
     fn view(&self) -> &Table {
-        unimplemented!()
+        &self.core.rows.table
     }
 
     fn apply(&mut self, from: Checkpoint) {
-        unimplemented!("{from:?}")
+        let Core { rows, builder, .. } = &mut self.core;
+        let origin =
+            Origin { time: rows.clock.last(), writer: rows.own, sequence: builder.sequence(), own: rows.own };
+        // Operations that the builder encoded decode.
+        for op in builder.ops_since(from).flatten() {
+            rows.table.apply(&op, origin);
+        }
     }
 
     fn end(&mut self) -> Option<u64> {
-        unimplemented!()
+        let sequence = self.core.builder.finish_entry()?;
+        self.core.rows.changed.clear();
+        self.replica.committed(sequence);
+        Some(sequence)
     }
 
+    /// Never needed: all rows are in memory.
     fn fetch(&mut self, _need: &Need) -> Ticket {
-        unimplemented!()
+        Ticket(0)
     }
 
     fn completed(&mut self, _tickets: &mut Vec<Ticket>) {}
 
     fn flush(&mut self) -> io::Result<Position> {
-        unimplemented!()
+        match self.flush_log() {
+            Ok(position) => {
+                self.publish();
+                Ok(Position(position))
+            }
+            Err(error) => {
+                if !self.distrusted && !self.stopped {
+                    self.distrusted = true;
+                    self.identity.distrust(&self.config.data);
+                }
+                Err(error)
+            }
+        }
     }
 
     fn durable(&self) -> Position {
-        unimplemented!()
+        match self.config.fsync {
+            FsyncMode::Always => Position(self.core.log.sync().synced()),
+            FsyncMode::EverySecond | FsyncMode::Never => Position(u64::MAX),
+        }
     }
 
     fn last_sequence(&self) -> u64 {
-        unimplemented!()
+        self.replica.held().get(self.replica.own())
     }
 
     fn acknowledged(&self, sequence: u64) -> usize {
-        unimplemented!("{sequence}")
+        self.replica.acknowledged(sequence)
     }
 
     fn regions(&self) -> usize {
-        unimplemented!()
+        self.config.peers.len() + 1
+    }
+
+    fn is_sweeper(&self) -> bool {
+        self.replica.is_sweeper()
+    }
+
+    fn swept_until(&self) -> HybridTime {
+        self.replica.passed().min(self.now())
+    }
+
+    fn due(&mut self, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
+        self.core.rows.table.due(until, limit)
     }
 
     fn turn(&mut self) -> bool {
-        unimplemented!()
+        let mut incoming = std::mem::take(&mut self.incoming);
+        let room = TURN_MESSAGES.saturating_sub(incoming.len());
+        let mut more = self.shared.inbox().take(room, &mut incoming);
+        let mut bytes = 0;
+        while let Some(next) = incoming.pop_front() {
+            if let Incoming::Frame { bytes: frame, .. } = &next {
+                bytes += frame.len();
+            }
+            if !self.stopped || matches!(next, Incoming::Question(_)) {
+                self.handle(next);
+            }
+            if bytes >= TURN_BYTES {
+                break;
+            }
+        }
+        more |= !incoming.is_empty();
+        self.incoming = incoming;
+        if self.stopped || self.config.peers.is_empty() {
+            return more;
+        }
+        if self.core.log.has_batch() {
+            // What arrived is shown and acknowledged without waiting for a client. The next flush repeats an error.
+            let _ = self.flush();
+        }
+        while let Some((actor, sequence)) = self.core.log.next_synced() {
+            self.replica.synced(actor, sequence);
+        }
+        let now = Instant::now();
+        if now >= self.timer_at {
+            self.timer_at = now + TIMER;
+            let monotonic_ms = now.duration_since(self.started).as_millis() as u64;
+            self.replica.timer(Now { monotonic_ms, wall: recovery::system_time() }, &mut self.core);
+            self.act();
+        }
+        if self.replica.heartbeat_due() {
+            self.heartbeat();
+        }
+        more
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.shared.close();
+        self.shared.inbox().close();
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("config", &self.config).finish_non_exhaustive()
     }
 }

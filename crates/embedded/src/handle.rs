@@ -1,16 +1,29 @@
 //! What the rest of the process asks an engine, from any thread.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use geode_crdt::{ActorId, ActorIndex, Actors};
 use geode_replica::Vector;
+use geode_store::View;
 use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::{Notify, oneshot, watch};
 
+use crate::config::Config;
 use crate::conflict::ConflictReport;
+use crate::engine::Embedded;
+use crate::inbox::{Inbox, Incoming};
+use crate::links::Links;
 
 /// Questions to an engine. Cheap to clone; the answers come from the data thread, between two batches.
 #[derive(Clone, Debug)]
-pub struct EmbeddedHandle {}
+pub struct EmbeddedHandle {
+    shared: Arc<Shared>,
+}
 
 /// What a replica holds, for comparison with others at equal vectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,25 +69,166 @@ pub struct PeerStats {
 #[error("the store has stopped")]
 pub struct Stopped;
 
+/// What the engine shows to other threads.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    inbox: Arc<Inbox>,
+    peers: Vec<String>,
+    /// The held vector, by actor index. Sequences only grow.
+    held: RwLock<Vec<(ActorId, AtomicU64)>>,
+    /// How many wait for the vector to grow, and what wakes them.
+    waiting: AtomicUsize,
+    grew: Notify,
+    /// What connected peers said to hold.
+    peers_hold: Mutex<BTreeMap<Arc<str>, Vector>>,
+    closing: watch::Sender<bool>,
+    links: OnceLock<(runtime::Handle, Links)>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            inbox: Arc::default(),
+            peers: config.peers.clone(),
+            held: RwLock::default(),
+            waiting: AtomicUsize::new(0),
+            grew: Notify::new(),
+            peers_hold: Mutex::default(),
+            closing: watch::Sender::new(false),
+            links: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Connections that come in can be served from now on.
+    pub(crate) fn started(&self, runtime: runtime::Handle, links: Links) {
+        // A second start would be a mistake of the caller; the first stays.
+        let _ = self.links.set((runtime, links));
+    }
+
+    /// Ends all links.
+    pub(crate) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    pub(crate) fn publish(&self, actor: ActorIndex, sequence: u64, actors: &Actors) {
+        let index = actor.0 as usize;
+        if let Some((_, held)) = read(&self.held).get(index) {
+            held.store(sequence, Ordering::Release);
+            return;
+        }
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        let known = held.len();
+        held.extend(actors.iter().skip(known).map(|(_, id)| (id.clone(), AtomicU64::new(0))));
+        held[index].1.store(sequence, Ordering::Release);
+    }
+
+    /// Wakes those who wait for what was published.
+    pub(crate) fn notify(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.grew.notify_waiters();
+        }
+    }
+
+    pub(crate) fn peer_holds(&self, peer: &Arc<str>, held: Vector) {
+        lock(&self.peers_hold).insert(Arc::clone(peer), held);
+    }
+
+    pub(crate) fn peer_lost(&self, peer: &Arc<str>) {
+        lock(&self.peers_hold).remove(peer);
+    }
+
+    fn covers(&self, vector: &Vector) -> bool {
+        let held = read(&self.held);
+        vector.0.iter().all(|(actor, wanted)| {
+            let known = held.iter().find(|(id, _)| id == actor);
+            *wanted == 0 || known.is_some_and(|(_, held)| held.load(Ordering::Acquire) >= *wanted)
+        })
+    }
+}
+
+// Nothing panics while these are locked.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts itself among those who wait.
+struct Waiting<'s>(&'s Shared);
+
+impl<'s> Waiting<'s> {
+    fn new(shared: &'s Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl EmbeddedHandle {
-    /// Takes over a connection for replication that `from_region` made to this one.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Takes over a connection for replication that `from_region` made to this one. It is dropped, and the other side
+    /// dials again, if that is no peer or [`crate::Embedded::start`] was not called yet.
     pub fn accept(&self, from_region: &str, stream: TcpStream) {
-        unimplemented!("{from_region} {stream:?}")
+        if !self.shared.peers.iter().any(|peer| peer == from_region) {
+            tracing::warn!("{from_region} wants to replicate but is no region of this planet");
+            return;
+        }
+        if let Some((runtime, links)) = self.shared.links.get() {
+            runtime.spawn(links.clone().run(from_region.into(), stream));
+        }
     }
 
     /// What is delivered here and in the kernel. Reads a few atomics; never waits for the data thread.
     pub fn vector(&self) -> Vector {
-        unimplemented!()
+        let held = read(&self.shared.held);
+        let load = |(id, held): &(ActorId, AtomicU64)| (id.clone(), held.load(Ordering::Acquire));
+        Vector(held.iter().map(load).filter(|(_, sequence)| *sequence > 0).collect())
     }
 
     /// Waits until everything in `vector` is delivered here, at most for `patience`. Returns whether it is.
     pub async fn wait_for(&self, vector: &Vector, patience: Duration) -> bool {
-        unimplemented!("{vector:?} {patience:?}")
+        if self.shared.covers(vector) {
+            return true;
+        }
+        let _waiting = Waiting::new(&self.shared);
+        let covered = async {
+            loop {
+                // Registered before the look, so that nothing is published unseen in between.
+                let grew = self.shared.grew.notified();
+                tokio::pin!(grew);
+                grew.as_mut().enable();
+                if self.shared.covers(vector) {
+                    return;
+                }
+                grew.await;
+            }
+        };
+        tokio::time::timeout(patience, covered).await.is_ok()
     }
 
     /// The connected regions that have said to hold everything in `vector`, by name.
     pub fn holders(&self, vector: &Vector) -> Vec<String> {
-        unimplemented!("{vector:?}")
+        let peers = lock(&self.shared.peers_hold);
+        let holding = peers.iter().filter(|(_, held)| held.includes(vector));
+        holding.map(|(peer, _)| peer.to_string()).collect()
     }
 
     /// The vector and the digest at it.
@@ -82,15 +236,19 @@ impl EmbeddedHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn held_state(&self) -> Result<HeldState, Stopped> {
-        unimplemented!()
+        self.ask(|engine| HeldState {
+            vector: Vector::of(engine.held(), engine.core().rows.table.actors()),
+            digest: engine.core().rows.table.digest().sums().to_vec(),
+        })
+        .await
     }
 
-    /// Up to `limit` keys (database, name) of a key range of the digest, for people.
+    /// Up to `limit` keys (database, name) of a key range of the digest, for people. Linear in all keys.
     ///
     /// # Errors
     /// [`Stopped`]
     pub async fn example_keys(&self, range: u8, limit: usize) -> Result<Vec<(u8, Vec<u8>)>, Stopped> {
-        unimplemented!("{range} {limit}")
+        self.ask(move |engine| engine.core().rows.table.keys_of_range(range, limit)).await
     }
 
     /// The last `limit` conflicts, newest first, and the counts by rule.
@@ -98,7 +256,7 @@ impl EmbeddedHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn conflicts(&self, limit: usize) -> Result<ConflictReport, Stopped> {
-        unimplemented!("{limit}")
+        self.ask(move |engine| engine.core().conflicts.report(limit)).await
     }
 
     /// Sizes and distances.
@@ -106,14 +264,26 @@ impl EmbeddedHandle {
     /// # Errors
     /// [`Stopped`]
     pub async fn stats(&self) -> Result<Stats, Stopped> {
-        unimplemented!()
+        self.ask(|engine| engine.stats()).await
     }
 
     /// Flushes, forces the log onto the disk and leaves the mark of a clean stop. Nothing can be written afterwards.
     ///
     /// # Errors
-    /// What the disk said; the mark is then missing.
+    /// What the disk said, or that the engine is gone; the mark is then missing.
     pub async fn stop(&self) -> io::Result<()> {
-        unimplemented!()
+        self.ask(Embedded::stop).await.map_err(io::Error::other)?
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Embedded) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.inbox.push(Incoming::Question(Box::new(move |engine| {
+            // Whoever asked may have gone.
+            let _ = answer.send(question(engine));
+        })));
+        answered.await.map_err(|_| Stopped)
     }
 }

@@ -4,13 +4,20 @@
 //! writes the log; other threads force it onto the disk and ship it to peers straight from the file. What may be
 //! delivered when is decided by the pure core in `geode_replica`. This crate knows no protocol and no command.
 
-#![allow(dead_code, unused_imports)]
-
 mod config;
 mod conflict;
+mod delivery;
 mod engine;
 mod error;
+mod floor;
 mod handle;
+mod identity;
+mod inbox;
+mod links;
+mod log;
+mod outbox;
+mod recovery;
+mod rows;
 mod table;
 
 pub use config::{Config, FsyncMode};

@@ -1,0 +1,109 @@
+//! The floor of hybrid time: what was promised to peers must hold after a restart too.
+//!
+//! A heartbeat says that all later entries have a greater time. Two slots in one small file keep that true. The *said*
+//! slot is handed to the kernel before each heartbeat and counts while the machine stays up. The *reserved* slot is on
+//! disk and lies ahead: the clock never passes it before it is raised, so after a crash of the machine time goes on
+//! from there. Both also carry up to where the log was known to be on disk, which guards the last records of an idle
+//! log.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use geode_crdt::HybridTime;
+
+/// How far ahead time is reserved, in microseconds: a machine takes about as long to start again.
+const RESERVE_US: u64 = 10_000_000;
+/// Bytes of a slot: time, position, version, crc32.
+const SLOT: usize = 24;
+const VERSION: u32 = 1;
+/// The slots stand in different sectors, so that a torn write hurts one of them at most.
+const SAID: u64 = 0;
+const RESERVED: u64 = 4096;
+
+/// What one slot says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) time: HybridTime,
+    /// Up to where the log was on disk.
+    pub(crate) synced: u64,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Floor {
+    file: File,
+    /// The clock as the data thread last told it.
+    clock: AtomicU64,
+    reserved: AtomicU64,
+    renewing: Mutex<()>,
+}
+
+impl Floor {
+    /// Opens or makes the file and reads both slots: said, reserved. A slot that is damaged or was never written is zero.
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, Slot, Slot)> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let read = |offset| {
+            let mut bytes = [0; SLOT];
+            file.read_exact_at(&mut bytes, offset).ok().and_then(|()| decode(&bytes)).unwrap_or_default()
+        };
+        let (said, reserved) = (read(SAID), read(RESERVED));
+        let clock = AtomicU64::new(0);
+        let floor = Self { file, clock, reserved: AtomicU64::new(reserved.time.0), renewing: Mutex::new(()) };
+        Ok((floor, said, reserved))
+    }
+
+    /// Up to which time the clock may go.
+    pub(crate) fn reserved(&self) -> HybridTime {
+        HybridTime(self.reserved.load(Ordering::Acquire))
+    }
+
+    /// Takes note of the clock, for [`Self::renew`].
+    pub(crate) fn observe(&self, clock: HybridTime) {
+        self.clock.fetch_max(clock.0, Ordering::Relaxed);
+    }
+
+    /// Puts a time into the kernel that is about to be promised.
+    pub(crate) fn say(&self, time: HybridTime, synced: u64) -> io::Result<()> {
+        self.file.write_all_at(&encode(Slot { time, synced }), SAID)
+    }
+
+    /// Reserves more time if half of it is used up. Blocks on the disk.
+    pub(crate) fn renew(&self, synced: u64) -> io::Result<()> {
+        let clock = self.clock.load(Ordering::Relaxed);
+        if clock + RESERVE_US / 2 <= self.reserved().0 || clock == 0 {
+            return Ok(());
+        }
+        self.reserve(HybridTime(clock + RESERVE_US), synced)
+    }
+
+    /// Reserves time up to exactly `time`.
+    pub(crate) fn reserve(&self, time: HybridTime, synced: u64) -> io::Result<()> {
+        // Nothing panics while it is locked.
+        let _one = self.renewing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.file.write_all_at(&encode(Slot { time, synced }), RESERVED)?;
+        self.file.sync_data()?;
+        self.reserved.store(time.0, Ordering::Release);
+        Ok(())
+    }
+}
+
+fn encode(slot: Slot) -> [u8; SLOT] {
+    let mut bytes = [0; SLOT];
+    bytes[..8].copy_from_slice(&slot.time.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&slot.synced.to_le_bytes());
+    bytes[16..20].copy_from_slice(&VERSION.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..20]);
+    bytes[20..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8; SLOT]) -> Option<Slot> {
+    let word = |at: usize| Some(u64::from_le_bytes(bytes[at..at + 8].try_into().ok()?));
+    let crc = u32::from_le_bytes(bytes[20..].try_into().ok()?);
+    let slot = Slot { time: HybridTime(word(0)?), synced: word(8)? };
+    (crc == crc32fast::hash(&bytes[..20])).then_some(slot)
+}

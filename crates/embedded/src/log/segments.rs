@@ -1,0 +1,86 @@
+//! The files of a log, in order.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+
+use super::format;
+
+/// Where the segments are and where each begins. Shared by the writer and all who read.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    directory: PathBuf,
+    header_length: u64,
+    bases: RwLock<Vec<u64>>,
+}
+
+impl Segments {
+    /// The segments that stand in `directory` now, which is created if it is missing.
+    pub(crate) fn list(directory: PathBuf, planet: &str, region: &str) -> io::Result<Self> {
+        fs::create_dir_all(&directory)?;
+        let mut bases = Vec::new();
+        for entry in fs::read_dir(&directory)? {
+            let name = entry?.file_name();
+            let base = name.to_str().and_then(|name| name.strip_suffix(".log")?.parse().ok());
+            bases.extend(base.filter(|base| name == *file_name(*base)));
+        }
+        bases.sort_unstable();
+        let header_length = format::header(0, planet, region).len() as u64;
+        Ok(Self { directory, header_length, bases: RwLock::new(bases) })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn header_length(&self) -> u64 {
+        self.header_length
+    }
+
+    pub(crate) fn path(&self, base: u64) -> PathBuf {
+        self.directory.join(file_name(base))
+    }
+
+    /// The positions at which segments begin.
+    pub(crate) fn bases(&self) -> Vec<u64> {
+        self.read().clone()
+    }
+
+    /// The segment that holds `position`, and where it ends if it is not the last.
+    pub(crate) fn containing(&self, position: u64) -> Option<(u64, Option<u64>)> {
+        let bases = self.read();
+        let index = bases.partition_point(|base| *base <= position).checked_sub(1)?;
+        Some((bases[index], bases.get(index + 1).copied()))
+    }
+
+    pub(crate) fn open(&self, base: u64) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(self.path(base))
+    }
+
+    /// Makes the file of the next segment.
+    pub(crate) fn create(&self, base: u64) -> io::Result<File> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(base))?;
+        self.bases.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(base);
+        Ok(file)
+    }
+
+    /// Removes the segments from `base` on.
+    pub(crate) fn remove_from(&self, base: u64) -> io::Result<()> {
+        let mut bases = self.bases.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The last first, so that an interruption leaves no gap.
+        while let Some(last) = bases.pop_if(|last| *last >= base) {
+            fs::remove_file(self.path(last))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<u64>> {
+        // The list is always whole: nothing panics while it is locked.
+        self.bases.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn file_name(base: u64) -> String {
+    format!("{base:020}.log")
+}

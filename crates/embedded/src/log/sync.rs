@@ -1,0 +1,177 @@
+//! Forces the log onto the disk, on a thread of its own: an fsync takes as long as the disk likes.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::FsyncMode;
+use crate::floor::Floor;
+
+/// How often the log is forced onto the disk in the mode of that name, and the floor of time looked at in every mode.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the data thread and the sync thread tell each other.
+#[derive(Debug)]
+pub(crate) struct Durability {
+    mode: FsyncMode,
+    queue: Mutex<Queue>,
+    work: Condvar,
+    synced: AtomicU64,
+    failed: AtomicBool,
+    /// Up to where peers may be sent the log: what is in the kernel, or with [`FsyncMode::Always`] what is on disk.
+    shippable: watch::Sender<u64>,
+    floor: Floor,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Files with unsynced bytes, the current one last.
+    files: Vec<Arc<File>>,
+    written: u64,
+    stop: bool,
+}
+
+/// The thread; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct SyncThread {
+    sync: Arc<Durability>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Durability {
+    /// For a log of which everything up to `position` is on disk.
+    pub(crate) fn new(mode: FsyncMode, file: Arc<File>, position: u64, floor: Floor) -> Self {
+        Self {
+            mode,
+            queue: Mutex::new(Queue { files: vec![file], written: position, stop: false }),
+            work: Condvar::new(),
+            synced: AtomicU64::new(position),
+            failed: AtomicBool::new(false),
+            shippable: watch::Sender::new(position),
+            floor,
+        }
+    }
+
+    pub(crate) fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
+    /// Up to where the log is known to be on disk.
+    pub(crate) fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    /// Whether an fsync failed. The kernel may have dropped what was written, so nothing can be promised any more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn shippable(&self) -> watch::Receiver<u64> {
+        self.shippable.subscribe()
+    }
+
+    /// The data thread wrote up to `position`.
+    pub(crate) fn written(&self, position: u64) {
+        self.lock().written = position;
+        if self.mode == FsyncMode::Always {
+            self.work.notify_one();
+        } else {
+            self.shippable.send_replace(position);
+        }
+    }
+
+    /// The data thread goes on in another file.
+    pub(crate) fn rotated(&self, file: Arc<File>) {
+        self.lock().files.push(file);
+    }
+
+    /// Forces everything written onto the disk, here and now.
+    pub(crate) fn sync_now(&self) -> io::Result<()> {
+        let (files, position) = self.take();
+        let result = files.iter().try_for_each(|file| file.sync_data());
+        match result {
+            Ok(()) => {
+                self.synced.fetch_max(position, Ordering::AcqRel);
+                if self.mode == FsyncMode::Always {
+                    self.shippable.send_if_modified(|shippable| {
+                        let grows = *shippable < position;
+                        *shippable = position.max(*shippable);
+                        grows
+                    });
+                }
+            }
+            Err(_) => self.failed.store(true, Ordering::Release),
+        }
+        result
+    }
+
+    /// The files with unsynced bytes and the position they reach. The current file stays in the queue.
+    fn take(&self) -> (Vec<Arc<File>>, u64) {
+        let mut queue = self.lock();
+        let last = queue.files.len().saturating_sub(1);
+        let mut files: Vec<Arc<File>> = queue.files.drain(..last).collect();
+        files.extend(queue.files.last().map(Arc::clone));
+        (files, queue.written)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing panics while it is locked.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is something to sync, or the interval has passed. False: stop.
+    fn wait(&self) -> bool {
+        let queue = self.lock();
+        let idle = |queue: &mut Queue| {
+            !queue.stop && (self.mode != FsyncMode::Always || queue.written <= self.synced())
+        };
+        let waited = self.work.wait_timeout_while(queue, INTERVAL, idle);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.stop
+    }
+
+    fn has_work(&self) -> bool {
+        let queue = self.lock();
+        match self.mode {
+            FsyncMode::Never => queue.files.len() > 1,
+            FsyncMode::Always | FsyncMode::EverySecond => queue.written > self.synced(),
+        }
+    }
+}
+
+impl SyncThread {
+    /// Starts the thread. `done` is called after each fsync, failed or not.
+    pub(crate) fn start(sync: Arc<Durability>, done: impl Fn() + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::clone(&sync);
+        let run = move || {
+            while shared.wait() {
+                if shared.has_work() {
+                    if let Err(error) = shared.sync_now() {
+                        tracing::error!(%error, "the log cannot be forced onto the disk");
+                    }
+                    done();
+                }
+                if let Err(error) = shared.floor.renew(shared.synced()) {
+                    tracing::error!(%error, "the floor of time cannot be written");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("geode-sync".to_owned()).spawn(run)?;
+        Ok(Self { sync, thread: Some(thread) })
+    }
+}
+
+impl Drop for SyncThread {
+    fn drop(&mut self) {
+        self.sync.lock().stop = true;
+        self.sync.work.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // It ends after at most one fsync; if it panicked there is nothing more to do.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The rows and what their next entry depends on: the state that the log, replayed, gives again.
+
+use std::collections::BTreeSet;
+
+use geode_crdt::{ActorIndex, Frame, HybridClock, HybridTime, VersionVector};
+
+use crate::table::{Origin, Table, Trace};
+
+/// The state of a replica.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) table: Table,
+    pub(crate) clock: HybridClock,
+    /// The incarnation under which this region writes.
+    pub(crate) own: ActorIndex,
+    /// Actors of which entries were delivered since the last own entry.
+    pub(crate) changed: BTreeSet<ActorIndex>,
+}
+
+impl Rows {
+    /// Applies the entries `from..=to` of a frame. `suspect` is told of entries that may have left a conflict.
+    pub(crate) fn deliver(
+        &mut self,
+        frame: &Frame<'_>,
+        from: u64,
+        to: u64,
+        mut suspect: impl FnMut(&Table, &geode_crdt::frame::EntryRef<'_>),
+    ) {
+        let writer = frame.writer();
+        for entry in frame.entries().filter(|entry| (from..=to).contains(&entry.sequence)) {
+            self.table.entry_delivered(writer, entry.changed());
+            let origin = Origin { time: entry.time, writer, sequence: entry.sequence, own: self.own };
+            let mut trace = Trace::Clean;
+            // The frame was checked as a whole, so no operation is an error.
+            for op in entry.ops().flatten() {
+                if self.table.apply(&op, origin) == Trace::Suspect {
+                    trace = Trace::Suspect;
+                }
+            }
+            if trace == Trace::Suspect {
+                suspect(&self.table, &entry);
+            }
+            self.clock.observe(entry.time);
+        }
+        if writer == self.own {
+            self.changed.clear();
+        } else {
+            self.changed.insert(writer);
+        }
+    }
+
+    /// Goes on as `own`, whose first entry depends on everything held.
+    pub(crate) fn begin_incarnation(&mut self, own: ActorIndex, held: &VersionVector) {
+        self.own = own;
+        self.changed = held.iter().map(|(actor, _)| actor).collect();
+    }
+
+    /// Time never runs back behind `floor`.
+    pub(crate) fn raise_clock(&mut self, floor: HybridTime) {
+        self.clock.observe(floor);
+    }
+}
