@@ -52,43 +52,46 @@ impl Directory {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// The planet of this directory: the one that is there, moved to the plan's addresses, else the plan's, written now.
+    /// The planet of this directory: the one that is there, moved to the plan's addresses, else the plan's. Nothing is
+    /// written yet.
     ///
     /// # Errors
     /// The file is no planet, or another one.
-    pub(super) fn planet(&self, plan: &Plan) -> Result<Planet, DevError> {
+    pub(super) fn draft(&self, plan: &Plan) -> Result<Draft, DevError> {
         let path = plan.planet_file();
-        let planned_text = plan.planet_toml();
         let parse = |text: &str| {
             let parsed = Planet::parse(text, &path.to_string_lossy());
             parsed.map_err(|errors| DevError::PlanetFile { file: path.clone(), details: errors.to_string() })
         };
         let other = |difference| DevError::OtherPlanet { directory: self.path.clone(), difference };
+        let planned_text = plan.planet_toml();
         let planned = parse(&planned_text)?;
-        let planet = match fs::read_to_string(&path) {
-            Ok(text) => {
-                let found = parse(&text)?;
-                if let Some(difference) = difference(&planned, &found) {
-                    return Err(other(difference));
-                }
-                let relocated = relocate(&text, &planned, &found);
-                let moved = parse(&relocated)?;
-                if let Some(displacement) = displacement(&planned, &moved) {
-                    return Err(other(displacement));
-                }
-                if relocated != text {
-                    write_whole(&path, relocated.as_bytes(), 0o644)?;
-                }
-                moved
-            }
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                write_whole(&path, planned_text.as_bytes(), 0o644)?;
-                planned
+                return Ok(Draft { planet: planned, text: Some(planned_text) });
             }
             Err(source) => return Err(file("cannot read", &path, source)),
         };
+        let found = parse(&text)?;
+        if let Some(difference) = difference(&planned, &found) {
+            return Err(other(difference));
+        }
+        let relocated = relocate(&text, &planned, &found);
+        let planet = parse(&relocated)?;
+        match displacement(&planned, &planet) {
+            Some(displacement) => Err(other(displacement)),
+            None => Ok(Draft { planet, text: (relocated != text).then_some(relocated) }),
+        }
+    }
+
+    /// Writes what of the planet is not written yet, its key included.
+    pub(super) fn keep(&self, plan: &Plan, draft: Draft) -> Result<Planet, DevError> {
+        if let Some(text) = draft.text {
+            write_whole(&plan.planet_file(), text.as_bytes(), 0o644)?;
+        }
         self.ensure_key(&plan.key_file())?;
-        Ok(planet)
+        Ok(draft.planet)
     }
 
     fn ensure_key(&self, path: &Path) -> Result<(), DevError> {
@@ -108,6 +111,13 @@ impl Directory {
     pub(super) fn announce(&self, ready: &str) -> Result<Announcement, DevError> {
         Announcement::at(&self.path.join(RUNNING_FILE), ready)
     }
+}
+
+/// A planet, and its file if that is not yet as it has to be.
+#[derive(Debug)]
+pub(super) struct Draft {
+    planet: Planet,
+    text: Option<String>,
 }
 
 /// The file that names the running planet; removed when dropped.
@@ -163,20 +173,24 @@ mod tests {
         Plan::new(&names, base_port, command, directory.to_owned(), Addresses::PerRegion).unwrap()
     }
 
+    fn start(directory: &Directory, plan: &Plan) -> Planet {
+        directory.keep(plan, directory.draft(plan).unwrap()).unwrap()
+    }
+
     #[test]
     fn a_second_start_finds_the_planet_as_the_user_left_it() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("planet");
         let plan = plan(&path, &["tokyo", "lagos"], 7100, "geode demo");
         let directory = Directory::enter(&path).unwrap();
-        let first = directory.planet(&plan).unwrap();
+        let first = start(&directory, &plan);
         let key = fs::read(plan.key_file()).unwrap();
         assert_eq!(key.len(), 2 * KEY_BYTES + 1);
         assert_eq!(fs::metadata(plan.key_file()).unwrap().permissions().mode() & 0o777, 0o600);
         let edited = fs::read_to_string(plan.planet_file()).unwrap().replace("\"15ms\"", "\"99ms\"");
         fs::write(plan.planet_file(), &edited).unwrap();
         drop(directory);
-        let second = Directory::enter(&path).unwrap().planet(&plan).unwrap();
+        let second = start(&Directory::enter(&path).unwrap(), &plan);
         assert_ne!(first.steering.band, second.steering.band);
         assert_eq!(fs::read_to_string(plan.planet_file()).unwrap(), edited);
         assert_eq!(fs::read(plan.key_file()).unwrap(), key);
@@ -187,7 +201,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path();
         let directory = Directory::enter(path).unwrap();
-        directory.planet(&plan(path, &["tokyo", "lagos"], 7100, "geode demo")).unwrap();
+        start(&directory, &plan(path, &["tokyo", "lagos"], 7100, "geode demo"));
         let written = fs::read(path.join("planet.toml")).unwrap();
         let others = [
             (plan(path, &["tokyo"], 7100, "geode demo"), "its regions are lagos,tokyo, not tokyo"),
@@ -197,7 +211,7 @@ mod tests {
             ),
         ];
         for (plan, difference) in others {
-            let error = directory.planet(&plan).unwrap_err();
+            let error = directory.draft(&plan).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert_eq!(
                 error.to_string(),
@@ -236,7 +250,7 @@ mod tests {
         let path = temporary.path();
         let directory = Directory::enter(path).unwrap();
         fs::write(path.join("planet.toml"), "format = 1\n[regions.tokyo]\npublik = []\n").unwrap();
-        let error = directory.planet(&plan(path, &["tokyo"], 7100, "geode demo")).unwrap_err();
+        let error = directory.draft(&plan(path, &["tokyo"], 7100, "geode demo")).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("planet.toml:3: regions.tokyo.publik: unknown key"), "{error}");
     }

@@ -137,8 +137,9 @@ fn start(arguments: DevArguments) -> Result<(), DevError> {
     let EngineChoice::Embedded = arguments.engine;
     let plan = plan(&arguments)?;
     let directory = Directory::enter(&plan.directory)?;
+    let draft = directory.draft(&plan)?;
     let sockets = Sockets::bind(&plan)?;
-    let planet = directory.planet(&plan)?;
+    let planet = directory.keep(&plan, draft)?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| DevError::System { doing: "cannot start threads", source })?;
