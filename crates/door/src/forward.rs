@@ -284,12 +284,14 @@ impl<U: Upstreams> Forwarder<U> {
         let kept = (safe || !self.upstreams.closes_idle(target))
             .then(|| self.pool.take(&self.upstreams.name(target)))
             .flatten();
+        let mut seen = false;
         if let Some(connection) = kept {
             match self.send(connection, request, replay, target).await {
                 Ok(answer) => return Ok(answer),
                 Err((Setback::Unsent, Some(unsent))) => request = unsent,
                 Err((Setback::Uncertain, _)) if repeatable && replay.can_repeat() => {
                     request = self.request(head, replay, upgrade, target);
+                    seen = true;
                 }
                 Err((setback, _)) => return Err(setback),
             }
@@ -299,7 +301,8 @@ impl<U: Upstreams> Forwarder<U> {
             tracing::debug!(%error, "an upstream could not be reached");
             self.metrics.connect_failures.add(1);
             self.upstreams.unreachable(target, &error);
-            Setback::Unsent
+            // What went out on the kept connection may have been processed before the upstream died.
+            if seen { Setback::Uncertain } else { Setback::Unsent }
         })?;
         self.send(connection, request, replay, target).await.map_err(|(setback, _)| setback)
     }

@@ -146,6 +146,23 @@ async fn a_kept_connection_that_closes_costs_no_request_and_no_budget() {
 }
 
 #[tokio::test]
+async fn an_instance_that_dies_with_its_kept_connections_may_have_processed_the_request() {
+    for (others, status) in [(0, 502), (1, 200)] {
+        let (first, second) = (closes_kept_connections().await, Server::echo().await);
+        let addrs = [first.addr, second.addr];
+        let geode = alone(&addrs[..=others]).await;
+        let mut client = geode.raw().await;
+        assert_eq!(client.exchange(GET).await.text(), "ok");
+        if others == 1 {
+            assert!(client.exchange(GET).await.text().starts_with("GET "));
+        }
+        drop(first);
+        crate::world::eventually("nobody to listen", || std::net::TcpListener::bind(addrs[0]).is_ok()).await;
+        assert_eq!(client.exchange(PUT).await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn retries_end_with_the_budget() {
     let dying = dying("\r\n\r\n").await;
     let four = BudgetSettings { percent_of_requests: 0, per_second: 0, burst: 4 };
