@@ -103,6 +103,9 @@ impl Geode {
         if self.draining.load(Ordering::Relaxed) {
             waits.push("it is stopping".to_owned());
         }
+        if waits.is_empty() && !self.gossip.says_healthy(&self.region) {
+            waits.push("the others have not been told yet".to_owned());
+        }
         waits
     }
 
@@ -205,7 +208,7 @@ fn conflicts(report: geode_embedded::ConflictReport) -> Conflicts {
         element: text(&conflict.element),
         rule: conflict.rule.name().to_owned(),
         winner: side(conflict.winner),
-        loser: conflict.loser.map(side),
+        loser: side(conflict.loser),
     });
     Conflicts {
         recent: recent.collect(),

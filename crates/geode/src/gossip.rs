@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use geode_link::{Dialer, Purpose};
 use geode_planet::RegionName;
+use geode_steering::RegionHealth;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -29,8 +30,8 @@ pub(crate) struct Gossip {
     started: Instant,
     shared: Mutex<Shared>,
     views: watch::Sender<Arc<Vec<RegionView>>>,
-    /// Rings at each beat; those who speak to peers wait for it.
-    beats: watch::Sender<u64>,
+    /// Rings whenever there is something to say; those who speak to peers wait for it.
+    news: watch::Sender<u64>,
 }
 
 struct Shared {
@@ -45,12 +46,17 @@ impl Gossip {
         let membership = Membership::new(own, peers, 0);
         let views = watch::Sender::new(Arc::new(membership.regions(0)));
         let shared = Mutex::new(Shared { membership, heard_on: BTreeMap::new() });
-        Arc::new(Self { started: Instant::now(), shared, views, beats: watch::Sender::new(0) })
+        Arc::new(Self { started: Instant::now(), shared, views, news: watch::Sender::new(0) })
     }
 
     /// Every region as it is known now, in the order of names; the receiver hears of changes.
     pub(crate) fn views(&self) -> watch::Receiver<Arc<Vec<RegionView>>> {
         self.views.subscribe()
+    }
+
+    /// Whether a region is healthy by all that is known here.
+    pub(crate) fn says_healthy(&self, region: &RegionName) -> bool {
+        self.views.borrow().iter().any(|view| view.region == *region && view.health == RegionHealth::Healthy)
     }
 
     /// Whether a peer is proven to be out of reach from here.
@@ -64,21 +70,23 @@ impl Gossip {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.beat_once(own());
+            let now_ms = self.now_ms();
+            self.lock().membership.beat(now_ms);
+            self.tell(own());
         }
     }
 
-    /// One beat at once, for news that should not wait, such as the start of a graceful stop.
-    pub(crate) fn beat_once(&self, own: GeodeState) {
+    /// Says at once what this geode is: for news that should not wait for the beat.
+    pub(crate) fn tell(&self, own: GeodeState) {
         let now_ms = self.now_ms();
         let mut shared = self.lock();
-        shared.membership.beat(own, now_ms);
+        shared.membership.tell(own);
         self.publish(&shared, now_ms);
         drop(shared);
-        self.beats.send_modify(|beat| *beat += 1);
+        self.news.send_modify(|count| *count += 1);
     }
 
-    /// Speaks to one peer for as long as it is polled: dials, says something at each beat, dials again when cut off.
+    /// Speaks to one peer for as long as it is polled: dials, says something at each beat and when there is news, dials again when cut off.
     pub(crate) async fn speak(&self, dialer: &Dialer, to: &RegionName) {
         let mut pause = REDIAL.0;
         let mut complaint = None;
@@ -104,7 +112,7 @@ impl Gossip {
 
     async fn speak_on(&self, mut stream: TcpStream, to: &RegionName) {
         let opened = Instant::now();
-        let mut beats = self.beats.subscribe();
+        let mut news = self.news.subscribe();
         loop {
             let now_ms = self.now_ms();
             let (message, silent_ms) = {
@@ -121,7 +129,7 @@ impl Gossip {
             };
             line.push(b'\n');
             let sent = tokio::time::timeout(STUCK, stream.write_all(&line)).await;
-            if !matches!(sent, Ok(Ok(()))) || beats.changed().await.is_err() {
+            if !matches!(sent, Ok(Ok(()))) || news.changed().await.is_err() {
                 return;
             }
         }

@@ -61,7 +61,6 @@ pub(crate) async fn live(destiny: Destiny) -> Result<(), RunError> {
         background.spawn(take_calls(listener, Arc::clone(&geode), door.clone()));
     }
     gossip(&geode, &mut background);
-    background.spawn(announce_readiness(Arc::clone(&geode), born));
     let mut data_thread = store::start(&planet, region, geode.dialer.clone(), bound.redis)?;
     let _ = geode.redis_metrics.set(Arc::clone(&data_thread.metrics));
 
@@ -72,6 +71,7 @@ pub(crate) async fn live(destiny: Destiny) -> Result<(), RunError> {
     if served.is_ok() && geode.store.get().is_some() {
         let doors = open_doors(bound.doors, &door);
         geode.door_open.store(true, Ordering::Relaxed);
+        background.spawn(tell_changes(Arc::clone(&geode), born));
         tokio::select! {
             () = stop.told() => tracing::info!("stopping"),
             _ = &mut data_thread.ended => tracing::error!("the store has stopped: this geode cannot go on"),
@@ -232,15 +232,23 @@ async fn take_clients(listener: TcpListener, door: Door<LocalService>) {
     }
 }
 
-async fn announce_readiness(geode: Arc<Geode>, born: Instant) {
-    let mut views = geode.gossip.views();
-    while !geode.waits_for().is_empty() {
-        // Rings at every beat.
-        if views.changed().await.is_err() {
+/// Tells the others at once whenever the service becomes healthy or ceases to be, and logs when it first did.
+async fn tell_changes(geode: Arc<Geode>, born: Instant) {
+    let mut healthy = false;
+    let mut was_ready = false;
+    loop {
+        if let Some(host) = geode.host.get() {
+            healthy = host.until(|status| (status.healthy() > 0) != healthy).await.healthy() > 0;
+        }
+        geode.gossip.tell(geode.state());
+        if !std::mem::replace(&mut was_ready, true) {
+            let after_ms = born.elapsed().as_millis() as u64;
+            tracing::info!(region = %geode.region, after_ms, "ready");
+        }
+        if geode.host.get().is_none() {
             return;
         }
     }
-    tracing::info!(region = %geode.region, after_ms = born.elapsed().as_millis() as u64, "ready");
 }
 
 /// The signals that stop a geode gracefully.
@@ -265,7 +273,7 @@ impl Stop {
 
 async fn wind_down(geode: &Geode, doors: JoinSet<()>, grace: Duration) {
     geode.draining.store(true, Ordering::Relaxed);
-    geode.gossip.beat_once(geode.state());
+    geode.gossip.tell(geode.state());
     let deadline = Instant::now() + grace;
     let in_flight = || geode.door_metrics.get().map_or(0, |metrics| metrics.connections.in_flight.get());
     while in_flight() > 0 && Instant::now() < deadline {

@@ -84,9 +84,13 @@ impl Membership {
         Self { own, peers: peers.into_iter().map(|region| (region, peer())).collect() }
     }
 
-    /// A beat: judges the silence since the last one, and takes what this geode says of itself from now on.
-    pub(crate) fn beat(&mut self, own: GeodeState, now_ms: u64) {
+    /// Takes what this geode says of itself from now on.
+    pub(crate) fn tell(&mut self, own: GeodeState) {
         self.own = GeodeState { beat: self.own.beat + 1, ..own };
+    }
+
+    /// A beat: judges the silence since the last one.
+    pub(crate) fn beat(&mut self, now_ms: u64) {
         for peer in self.peers.values_mut() {
             peer.health.observe(std::mem::take(&mut peer.heard_in_this_beat), now_ms);
         }
@@ -320,7 +324,8 @@ mod tests {
                     continue;
                 }
                 let Some(geode) = self.geodes.get_mut(from) else { continue };
-                geode.beat(geode.own.clone(), self.now_ms);
+                geode.tell(geode.own.clone());
+                geode.beat(self.now_ms);
                 for to in REGIONS.into_iter().filter(|to| *to != from && !self.cut.contains(&(from, *to))) {
                     let message = geode.message_to(&region(to), self.now_ms).unwrap();
                     let line = serde_json::to_string(&message).unwrap();

@@ -101,7 +101,7 @@ impl Assembly {
     fn run(self) -> Result<(), StoreError> {
         let (mut engine, handle) = Embedded::open(self.config)?;
         let wake = self.server.handle();
-        engine.start(self.runtime, self.dial, Arc::new(move || wake.wake()));
+        engine.start(&self.runtime, &self.dial, Arc::new(move || wake.wake()));
         let mut store = Store::new(engine, self.options);
         // Nobody waits any more when the process was told to stop in the meantime.
         let _ = self.opened.send(handle);

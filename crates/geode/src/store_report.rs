@@ -41,8 +41,8 @@ pub(crate) struct Conflict {
     /// The rule that decided.
     pub(crate) rule: String,
     pub(crate) winner: Side,
-    #[serde(default)]
-    pub(crate) loser: Option<Side>,
+    /// Of a clear there is no value.
+    pub(crate) loser: Side,
 }
 
 /// One side of a conflict.

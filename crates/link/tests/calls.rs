@@ -1,5 +1,7 @@
 //! Two geodes that call each other over loopback.
 
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

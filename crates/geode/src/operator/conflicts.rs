@@ -59,7 +59,10 @@ fn describe(text: &mut String, conflict: &Conflict) {
     let database =
         if conflict.database == 0 { String::new() } else { format!(" (database {})", conflict.database) };
     let element = if conflict.element.is_empty() { String::new() } else { format!(" {}", conflict.element) };
-    let side = |side: &Side| format!("{:?} of {} at {}", side.value, side.dot, utc(side.time_us));
+    let side = |side: &Side| match side.value.as_str() {
+        "" => format!("{} at {}", side.dot, utc(side.time_us)),
+        value => format!("{value:?} of {} at {}", side.dot, utc(side.time_us)),
+    };
     let _ = writeln!(
         text,
         "  {}  {} {}{element}{database}: {}",
@@ -69,9 +72,7 @@ fn describe(text: &mut String, conflict: &Conflict) {
         conflict.rule
     );
     let _ = writeln!(text, "    stands: {}", side(&conflict.winner));
-    if let Some(loser) = &conflict.loser {
-        let _ = writeln!(text, "    lost:   {}", side(loser));
-    }
+    let _ = writeln!(text, "    lost:   {}", side(&conflict.loser));
 }
 
 /// Microseconds since 1970 as a time of day, UTC: conflicts are looked at soon after they happened.
@@ -97,7 +98,7 @@ mod tests {
             element: "espresso".into(),
             rule: "later-write".into(),
             winner: side("2.40", "eu-west-1#2e/7.0", 1_700_000_000_100_000),
-            loser: Some(side("2.20", "us-east-1#1f/9.0", 1_700_000_000_090_000)),
+            loser: side("2.20", "us-east-1#1f/9.0", 1_700_000_000_090_000),
         };
         let some = Conflicts {
             totals: BTreeMap::from([("later-write".to_owned(), 3), ("survived-clear".to_owned(), 0)]),

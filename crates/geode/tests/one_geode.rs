@@ -1,0 +1,290 @@
+//! One geode as its operator meets it: the real binary, its configuration, its admin address, its commands, its end.
+
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const GEODE: &str = env!("CARGO_BIN_EXE_geode");
+/// Beyond this a wait has failed; nothing that works comes near it, however busy the machine.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Where a geode under test listens.
+struct Addresses {
+    door: SocketAddr,
+    redis: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Addresses {
+    /// Three addresses that were free a moment ago.
+    fn free() -> Self {
+        let held = [(); 3].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+        let [door, redis, admin] = held.map(|listener| listener.local_addr().unwrap());
+        Self { door, redis, admin }
+    }
+
+    fn planet_toml(&self, data: &Path) -> String {
+        format!(
+            r#"
+format = 1
+[planet]
+name = "acme"
+[regions.us-east-1]
+public = ["127.0.0.1"]
+[service]
+run = ["{GEODE}", "demo"]
+[store]
+data = "{}"
+[door]
+listen = ["{}"]
+[redis]
+listen = "{}"
+[admin]
+listen = "{}"
+[steering.prefixes]
+"203.0.113.0/24" = "sydney"
+"#,
+            data.display(),
+            self.door,
+            self.redis,
+            self.admin
+        )
+    }
+}
+
+/// A running `geode run`; killed when dropped.
+struct Geode {
+    child: Child,
+    addresses: Addresses,
+}
+
+impl Drop for Geode {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Geode {
+    fn start(directory: &Path, log_format: &str) -> Self {
+        let addresses = Addresses::free();
+        let config = directory.join("planet.toml");
+        std::fs::write(&config, addresses.planet_toml(&directory.join("data"))).unwrap();
+        let child = Command::new(GEODE)
+            .args(["run", "--region", "us-east-1", "--log-format", log_format, "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut geode = Self { child, addresses };
+        let deadline = Instant::now() + DEADLINE;
+        while geode.get("/readyz").is_none_or(|(status, _)| status != 200) {
+            assert!(Instant::now() < deadline, "never ready: {:?}", geode.get("/readyz"));
+            assert_eq!(geode.child.try_wait().unwrap(), None, "it ended");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        geode
+    }
+
+    /// Asks the admin address.
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        get(self.addresses.admin, path)
+    }
+
+    /// Runs a command of the operator's against this geode.
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let admin = format!("http://{}", self.addresses.admin);
+        Command::new(GEODE).args(arguments).args(["--admin", &admin]).output().unwrap()
+    }
+
+    fn redis(&self) -> redis::Connection {
+        let client = redis::Client::open(format!("redis://{}", self.addresses.redis)).unwrap();
+        client.get_connection().unwrap()
+    }
+
+    /// Asks it to stop, and returns its exit code and what it logged.
+    fn stop(mut self) -> (Option<i32>, Vec<String>) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        let log = BufReader::new(self.child.stderr.take().unwrap());
+        let log = log.lines().map(Result::unwrap).collect();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+/// One HTTP request on a connection of its own: status and body.
+fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn a_geode_serves_answers_for_itself_and_keeps_its_data_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let geode = Geode::start(directory.path(), "text");
+    let () = redis::cmd("SET").arg("cup").arg("full").query(&mut geode.redis()).unwrap();
+    assert_eq!(get(geode.addresses.door, "/").unwrap().0, 200);
+
+    assert_eq!(geode.get("/healthz").unwrap(), (200, "ok\n".to_owned()));
+    let (_, metrics) = geode.get("/metrics").unwrap();
+    for expected in [
+        "geode_build{version=\"0.1.0\",region=\"us-east-1\",config=\"",
+        "geode_ready 1.0\n",
+        "geode_region_healthy{region=\"us-east-1\"} 1.0\n",
+        "geode_door_requests_total{outcome=\"local\"} 1\n",
+        "geode_service_instances{state=\"healthy\"} 1.0\n",
+        "geode_store_keys ",
+        "geode_redis_commands_total ",
+        "# EOF\n",
+    ] {
+        assert!(metrics.contains(expected), "{expected:?} is not in\n{metrics}");
+    }
+    assert_eq!(geode.get("/v2").unwrap().0, 404);
+
+    let status = geode.ask(&["status"]);
+    assert_eq!(status.status.code(), Some(0), "{}", out(&status));
+    assert!(out(&status).starts_with("planet acme, seen from us-east-1\n"), "{}", out(&status));
+    assert!(out(&status).ends_with("all regions serve, and all copies are the same\n"), "{}", out(&status));
+    let status: Value = serde_json::from_slice(&geode.ask(&["status", "--json"]).stdout).unwrap();
+    assert_eq!((&status["good"], &status["regions"][0]["state"]["version"]), (&true.into(), &"0.1.0".into()));
+
+    let verify = geode.ask(&["verify"]);
+    assert_eq!(verify.status.code(), Some(0), "{}", err(&verify));
+    assert!(out(&verify).starts_with("converged: all regions hold the same "), "{}", out(&verify));
+    let conflicts = geode.ask(&["conflicts"]);
+    assert_eq!(out(&conflicts), "us-east-1: no conflicts since it started\n");
+
+    let (code, log) = geode.stop();
+    assert_eq!(code, Some(0), "{log:#?}");
+    assert!(log.iter().any(|line| line.ends_with("stopping")), "{log:#?}");
+
+    let geode = Geode::start(directory.path(), "text");
+    let cup: String = redis::cmd("GET").arg("cup").query(&mut geode.redis()).unwrap();
+    assert_eq!(cup, "full");
+}
+
+#[test]
+fn explain_says_who_serves_whom_and_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let geode = Geode::start(directory.path(), "text");
+    let explained = geode.ask(&["explain", "203.0.113.9"]);
+    assert_eq!(
+        (explained.status.code(), out(&explained).as_str()),
+        (
+            Some(0),
+            "203.0.113.9 is in 203.0.113.0/24\n\
+             client in sydney (-33.87, 151.21)\n\
+             \x20 1  us-east-1   224.9 ms  model     closest\n"
+        )
+    );
+    let json: Value = serde_json::from_slice(&geode.ask(&["explain", "Tokyo", "--json"]).stdout).unwrap();
+    assert_eq!(json["decision"]["candidates"][0]["reason"]["kind"], "closest");
+    let unknown = geode.ask(&["explain", "sidney"]);
+    assert_eq!(
+        (unknown.status.code(), err(&unknown).as_str()),
+        (Some(2), "geode explain: \"sidney\" is not a known place; did you mean \"sydney\"?\n")
+    );
+}
+
+#[test]
+fn logs_are_json_when_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (code, log) = Geode::start(directory.path(), "json").stop();
+    assert_eq!(code, Some(0));
+    let records: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let stopping = records.iter().find(|record| record["message"] == "stopping").unwrap();
+    assert_eq!((&stopping["level"], &stopping["target"]), (&"INFO".into(), &"geode::life".into()));
+}
+
+/// Runs `geode run` with this configuration, which is expected to fail: exit code and what it said.
+fn refused(config: &str, region: &str) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("planet.toml"), config).unwrap();
+    let output = Command::new(GEODE)
+        .args(["run", "--region", region])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    (output.status.code(), err(&output))
+}
+
+#[test]
+fn every_mistake_is_told_at_once_before_anything_starts() {
+    let (code, text) =
+        refused("format = 1\n[planet]\nname = 7\n[store]\nfsync = \"sometimes\"\n", "us-east-1");
+    assert_eq!(code, Some(2));
+    assert_eq!(text.matches("planet.toml:").count(), text.lines().count(), "{text}");
+    assert!(
+        text.contains("planet.toml:3: planet.name: ") && text.contains("planet.toml:5: store.fsync: "),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_cannot_run_here_is_refused_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let addresses = Addresses::free();
+    let config = addresses.planet_toml(&directory.path().join("data"));
+    assert_eq!(
+        refused(&config, "eu-west-1"),
+        (
+            Some(2),
+            "geode run: --region: planet.toml has no region \"eu-west-1\"; it has us-east-1\n".to_owned()
+        )
+    );
+    let exposed =
+        config.replace("public = [\"127.0.0.1\"]", "public = [\"127.0.0.1\"]\nlink = \"10.0.1.5:7400\"");
+    let (code, text) = refused(&exposed, "us-east-1");
+    assert_eq!(code, Some(2));
+    assert!(
+        text.contains("regions.us-east-1.link = \"10.0.1.5:7400\": links have no mutual TLS yet"),
+        "{text}"
+    );
+    let _taken = TcpListener::bind(addresses.redis).unwrap();
+    let (code, text) = refused(&config, "us-east-1");
+    assert_eq!(code, Some(2));
+    assert_eq!(
+        text,
+        format!(
+            "geode run: {} is in use (redis.listen would listen there): stop what uses it, or change redis.listen\n",
+            addresses.redis
+        )
+    );
+}
+
+#[test]
+fn nobody_to_ask_is_no_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(GEODE);
+    command.arg("status").current_dir(directory.path()).env_remove("GEODE_ADMIN");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).starts_with("geode status: no geode to ask: give --admin URL"), "{}", err(&output));
+    let free = Addresses::free().admin;
+    let output = command.args(["--admin", &free.to_string()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(err(&output), format!("geode status: no geode answers at {free}: is the planet running?\n"));
+}
