@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Nothing here takes long; this only keeps a broken test from hanging.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -231,7 +231,22 @@ impl Drop for Server {
     }
 }
 
-/// An address where nothing listens.
-pub(crate) async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+/// An address where nothing listens, as long as this is held: another test could be given a free port.
+pub(crate) struct Nobody {
+    pub(crate) addr: SocketAddr,
+    _bound: TcpSocket,
+}
+
+impl Nobody {
+    pub(crate) fn anywhere() -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap()).unwrap()
+    }
+
+    /// Takes the place of a server that has gone.
+    pub(crate) fn at(addr: SocketAddr) -> std::io::Result<Self> {
+        let bound = TcpSocket::new_v4()?;
+        bound.set_reuseaddr(addr.port() != 0)?;
+        bound.bind(addr)?;
+        Ok(Self { addr: bound.local_addr()?, _bound: bound })
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use geode_door::BudgetSettings;
 
-use crate::raw::{Raw, Server, nobody};
+use crate::raw::{Nobody, Raw, Server, soon};
 use crate::world::{alone, planet};
 
 /// An instance that takes connections and closes each after that many bytes of the request's head and body.
@@ -65,7 +65,8 @@ async fn an_uncertain_failure_says_what_to_do() {
 async fn what_was_provably_not_sent_goes_elsewhere_whatever_the_method() {
     let healthy = Server::echo().await;
     for request in [GET, POST, PUT_CHUNKED] {
-        let geode = alone(&[nobody().await, healthy.addr]).await;
+        let nobody = Nobody::anywhere();
+        let geode = alone(&[nobody.addr, healthy.addr]).await;
         assert_eq!(geode.ask(request).await.status, 200, "{request}");
         let metrics = &geode.door.metrics().forward;
         assert_eq!((metrics.connect_failures.get(), metrics.retries.get()), (1, 0), "{request}");
@@ -74,7 +75,8 @@ async fn what_was_provably_not_sent_goes_elsewhere_whatever_the_method() {
 
 #[tokio::test]
 async fn without_any_instance_the_answer_is_503_and_says_so() {
-    for addrs in [vec![], vec![nobody().await]] {
+    let nobody = Nobody::anywhere();
+    for addrs in [vec![], vec![nobody.addr]] {
         let geode = alone(&addrs).await;
         let reply = geode.ask(POST).await;
         assert_eq!((reply.status, reply.field("retry-after")), (503, Some("1")));
@@ -157,8 +159,17 @@ async fn an_instance_that_dies_with_its_kept_connections_may_have_processed_the_
             assert!(client.exchange(GET).await.text().starts_with("GET "));
         }
         drop(first);
-        crate::world::eventually("nobody to listen", || std::net::TcpListener::bind(addrs[0]).is_ok()).await;
+        let nobody = soon("the server's end", async {
+            loop {
+                match Nobody::at(addrs[0]) {
+                    Ok(nobody) => return nobody,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        })
+        .await;
         assert_eq!(client.exchange(PUT).await.status, status);
+        drop(nobody);
     }
 }
 
