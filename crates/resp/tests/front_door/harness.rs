@@ -117,6 +117,17 @@ impl Client {
         self.expect(reply);
     }
 
+    /// The next bytes up to and with these.
+    pub(crate) fn take_until(&mut self, end: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end) {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            bytes.push(byte[0]);
+        }
+        bytes
+    }
+
     /// Everything up to the end of the stream.
     pub(crate) fn rest(&mut self) -> String {
         let mut bytes = Vec::new();

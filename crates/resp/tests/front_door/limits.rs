@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use geode_resp::Limits;
 
@@ -28,6 +29,30 @@ fn a_slow_reader_is_not_read_from_and_loses_nothing() {
         client.expect(&reply);
     }
     writing.join().unwrap();
+}
+
+#[test]
+fn large_replies_to_small_commands_stop_at_the_soft_limit() {
+    let pause = 16 * 1024;
+    let running = Running::with_limits(Limits { output_pause_bytes: pause, ..Limits::default() });
+    let mut client = running.connect();
+    client.ask("HELLO 3 SETNAME shop", "%7\r\n");
+    let reply = client.take_until(b"*0\r\n");
+    // Nothing leaves before the write is on disk.
+    running.controls.durable.store(0, SeqCst);
+    client.send(["SET a 1\r\n".to_owned(), "HELLO\r\n".repeat(9000)].concat());
+    wait_until("replies", || running.metrics.bytes_held.get() >= pause as u64);
+    running.pass_two_batches();
+    assert!(running.metrics.bytes_held.get() <= (2 * pause + 64 * 1024) as u64);
+    // The loop sleeps meanwhile.
+    let (start, first) = (Instant::now(), running.controls.turns.load(SeqCst));
+    wait_until("turns", || running.controls.turns.load(SeqCst) >= first + 5);
+    assert!(start.elapsed() >= Duration::from_millis(250), "the loop spins");
+
+    running.controls.durable.store(u64::MAX, SeqCst);
+    running.handle.wake();
+    client.expect("+OK\r\n");
+    client.expect([b"%7\r\n", reply.as_slice()].concat().repeat(9000));
 }
 
 #[test]
@@ -83,7 +108,7 @@ fn one_connection_too_many_is_told_so() {
     let mut third = running.connect();
     third.expect("-ERR max number of clients reached\r\n");
     third.expect_closed();
-    assert_eq!(running.metrics.connections_refused.get(), 1);
+    wait_until("the count", || running.metrics.connections_refused.get() == 1);
     first.ask("QUIT", "+OK\r\n");
     first.expect_closed();
     wait_until("a free place", || running.metrics.connections_open.get() == 1);
@@ -119,6 +144,17 @@ fn idle_connections() -> usize {
     let open_files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = open_files.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(1024_usize);
     (soft.saturating_sub(500) / 2).min(5000)
+}
+
+#[test]
+fn a_long_pipeline_takes_several_batches() {
+    let running = Running::start();
+    let mut client = running.connect();
+    client.send("PING\r\n".repeat(9000));
+    client.expect("+PONG\r\n".repeat(9000));
+    wait_until("the count", || running.metrics.commands.get() == 9000);
+    // At most 1024 of what was left over and 1024 of what was read.
+    assert!(running.metrics.batches.get() >= 5, "{}", running.metrics.batches.get());
 }
 
 #[test]
