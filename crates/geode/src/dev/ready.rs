@@ -106,22 +106,19 @@ fn admin_option(plan: &Plan) -> String {
 fn table(plan: &Plan) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    let with_rtt = plan.regions.len() <= MAX_RTT_COLUMNS && plan.regions.len() > 1;
-    let mut header: Vec<String> = ["REGION", "PLACE", "DOOR", "REDIS", "ADMIN"].map(str::to_owned).into();
-    if with_rtt {
-        header.extend(plan.regions.iter().map(|region| format!("to {}", region.name)));
-    }
-    table.set_header(header);
+    let with_rtt = (2..=MAX_RTT_COLUMNS).contains(&plan.regions.len());
+    let header = ["REGION", "PLACE", "DOOR", "REDIS", "ADMIN", "RTT TO EACH (ms)"];
+    table.set_header(&header[..if with_rtt { 6 } else { 5 }]);
     for region in &plan.regions {
         let mut row = vec![
             region.name.to_string(),
             region.place.coordinates.to_string(),
             format!("http://{}", region.door()),
-            region.redis().to_string(),
-            region.admin().to_string(),
+            format!(":{}", region.redis().port()),
+            format!(":{}", region.admin().port()),
         ];
         if with_rtt {
-            row.extend(plan.regions.iter().map(|other| round_trip(region, other)));
+            row.push(plan.regions.iter().map(|other| round_trip(region, other)).collect());
         }
         table.add_row(row);
     }
@@ -130,8 +127,70 @@ fn table(plan: &Plan) -> Table {
 
 fn round_trip(a: &PlannedRegion, b: &PlannedRegion) -> String {
     if a.name == b.name {
-        "-".to_owned()
+        format!("{:>5}", "-")
     } else {
-        format!("{:.0} ms", rtt(a.place.coordinates, b.place.coordinates).rtt_ms)
+        format!("{:>5.0}", rtt(a.place.coordinates, b.place.coordinates).rtt_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::dev::geodes::Phase;
+
+    fn plan(addresses: Addresses) -> Plan {
+        let names = ["us-east-1", "eu-west-1", "ap-southeast-2"].map(str::to_owned);
+        Plan::new(&names, 7100, vec!["geode".to_owned()], PathBuf::from("/srv/planet"), addresses).unwrap()
+    }
+
+    #[test]
+    fn the_user_is_greeted_like_this() {
+        let text = greeting(&plan(Addresses::PerRegion), true, "geode");
+        let text: Vec<&str> = text.lines().map(str::trim_end).collect();
+        assert_eq!(
+            text.join("\n"),
+            " REGION          PLACE           DOOR                    REDIS  ADMIN  RTT TO EACH (ms)\n \
+             us-east-1       39.04, -77.49   http://127.0.0.11:7100  :7101  :7102      -   82  225\n \
+             eu-west-1       53.35, -6.26    http://127.0.0.12:7100  :7101  :7102     82    -  294\n \
+             ap-southeast-2  -33.87, 151.21  http://127.0.0.13:7100  :7101  :7102    225  294    -\n\
+             \n\
+             The internet is at http://127.0.0.1:7100: it takes a client to the closest healthy region. Try:\n\
+             \x20 curl -H 'Geode-From: sydney' http://127.0.0.1:7100/\n\
+             \x20 redis-cli -h 127.0.0.13 -p 7101 SET cup full\n\
+             \x20 geode chaos kill ap-southeast-2 --admin http://127.0.0.1:7102\n\
+             The planet is described in /srv/planet/planet.toml. Ctrl-C ends it."
+        );
+        assert!(
+            greeting(&plan(Addresses::PerRegion), false, "geode").contains("--wan none: nothing is delayed")
+        );
+        assert!(greeting(&plan(Addresses::Shared), true, "geode").contains("the regions share 127.0.0.1"));
+    }
+
+    #[test]
+    fn the_ready_file_is_this_json() {
+        let names = ["tokyo".to_owned()];
+        let command = vec!["geode".to_owned()];
+        let plan = Plan::new(&names, 7100, command, PathBuf::from("/x"), Addresses::PerRegion).unwrap();
+        let states = [GeodeState { phase: Phase::Killed, pid: None }];
+        assert_eq!(
+            serde_json::to_value(Ready::new(&plan, &states)).unwrap(),
+            serde_json::json!({
+                "door": "http://127.0.0.1:7100",
+                "dns": null,
+                "console": null,
+                "control": "http://127.0.0.1:7102",
+                "regions": [{
+                    "name": "tokyo",
+                    "door": "http://127.0.0.11:7100",
+                    "redis": "redis://127.0.0.11:7101",
+                    "admin": "http://127.0.0.11:7102",
+                    "dns": null,
+                    "pid": null,
+                    "service_pids": [],
+                }],
+            })
+        );
     }
 }

@@ -14,6 +14,8 @@ enum Conduct {
     Answers,
     /// Reads the request and breaks off, as a killed process does.
     Dies,
+    /// Switches to a protocol that sends everything back.
+    Switches,
 }
 
 /// A door that is well on `/readyz` and does the given thing with everything else.
@@ -36,6 +38,14 @@ async fn attend(mut stream: TcpStream, name: &str, conduct: Conduct) -> io::Resu
         }
         let head = String::from_utf8_lossy(&head).into_owned();
         if conduct == Conduct::Dies && !head.starts_with("GET /readyz") {
+            return Ok(());
+        }
+        if conduct == Conduct::Switches && !head.starts_with("GET /readyz") {
+            assert!(head.to_lowercase().contains("upgrade: echo"), "{head}");
+            let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+            stream.write_all(switch).await?;
+            let (mut from, mut to) = stream.split();
+            tokio::io::copy(&mut from, &mut to).await?;
             return Ok(());
         }
         let length = name.len() + head.len() + 1;
@@ -158,4 +168,25 @@ async fn a_client_that_is_nowhere_is_told_so() {
     );
     let (head, _) = send(internet, "GET", "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n").await;
     assert!(head.starts_with("http/1.1 400"), "a smuggling shape: {head}");
+}
+
+#[tokio::test]
+async fn a_connection_that_switches_protocols_passes_bytes_both_ways() {
+    let internet = internet(&[("eu-west-1", stand_in("eu", Conduct::Switches).await)], false).await;
+    let mut stream = TcpStream::connect(internet).await.unwrap();
+    stream
+        .write_all(b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+        .await
+        .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    for word in [b"hello", b"again"] {
+        stream.write_all(word).await.unwrap();
+        let mut echo = [0; 5];
+        stream.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, word);
+    }
 }
