@@ -195,3 +195,125 @@ async fn heal(State(control): State<Arc<Control>>, Json(named): Json<Regions>) -
     drop(cuts);
     control.answer().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::PathBuf;
+
+    use axum::http::Method;
+
+    use super::*;
+    use crate::dev::ask;
+    use crate::dev::plan::Addresses;
+
+    /// Three regions whose geodes are only said to be killed and revived.
+    async fn control() -> SocketAddr {
+        let names = ["tokyo", "lagos", "lima"].map(str::to_owned);
+        let plan =
+            Plan::new(&names, 7100, vec!["geode".to_owned()], PathBuf::from("/x"), Addresses::PerRegion)
+                .unwrap();
+        let relay = Relay::start(Vec::new(), Vec::new()).unwrap();
+        let (orders, mut inbox) = mpsc::channel(1);
+        let (states, watched) = watch::channel(vec![GeodeState { phase: Phase::Ready, pid: None }; 3]);
+        tokio::spawn(async move {
+            while let Some(order) = inbox.recv().await {
+                let (region, phase, done) = match order {
+                    Order::Kill(region, done) => (region, Phase::Killed, done),
+                    Order::Revive(region, done) => (region, Phase::Ready, done),
+                };
+                states.send_modify(|states| states[region].phase = phase);
+                done.send(Ok(())).unwrap();
+            }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Control::new(Arc::new(plan), relay, orders, watched).router();
+        tokio::spawn(axum::serve(listener, router).into_future());
+        address
+    }
+
+    /// Asks for something that befalls these regions. The phases and the partitions after it, or status and error.
+    async fn befall(control: SocketAddr, path: &str, regions: &[&str]) -> Result<(String, String), String> {
+        let body = serde_json::json!({ "regions": regions }).to_string();
+        let answer = ask(control, Method::POST, path, Some(body), Duration::from_secs(30)).await;
+        let (status, body) = answer.unwrap();
+        if status != StatusCode::OK {
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            return Err(format!("{} {}", status.as_u16(), body["error"].as_str().unwrap()));
+        }
+        let state: ChaosState = serde_json::from_slice(&body).unwrap();
+        let phases: Vec<String> = state.regions.into_iter().map(|region| region.phase).collect();
+        let pairs: Vec<String> = state.partitions.into_iter().map(|(a, b)| format!("{a}-{b}")).collect();
+        Ok((phases.join(" "), pairs.join(" ")))
+    }
+
+    #[tokio::test]
+    async fn what_befalls_a_planet_can_be_seen_and_undone() {
+        let control = control().await;
+        let mut seen = Vec::new();
+        for (path, regions) in [
+            ("/kill", &["lagos"][..]),
+            ("/revive", &["lagos"]),
+            ("/partition", &["lima"]),
+            ("/partition", &["tokyo", "lagos"]),
+            ("/heal", &["tokyo", "lima"]),
+            ("/heal", &["lagos"]),
+            ("/partition", &["lima", "tokyo"]),
+            ("/heal", &[]),
+        ] {
+            let (phases, pairs) = befall(control, path, regions).await.unwrap();
+            seen.push(format!("{path}: {phases} [{pairs}]"));
+        }
+        assert_eq!(
+            seen.join("\n"),
+            "/kill: ready killed ready []\n\
+             /revive: ready ready ready []\n\
+             /partition: ready ready ready [tokyo-lima lagos-lima]\n\
+             /partition: ready ready ready [tokyo-lagos tokyo-lima lagos-lima]\n\
+             /heal: ready ready ready [tokyo-lagos lagos-lima]\n\
+             /heal: ready ready ready []\n\
+             /partition: ready ready ready [tokyo-lima]\n\
+             /heal: ready ready ready []"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_request_that_makes_no_sense_is_refused_in_words() {
+        let control = control().await;
+        let mut seen = Vec::new();
+        for (path, regions) in [
+            ("/kill", &["tokio"][..]),
+            ("/kill", &[]),
+            ("/kill", &["lima", "tokyo"]),
+            ("/partition", &[]),
+            ("/partition", &["lima", "lima"]),
+            ("/heal", &["lima", "tokyo", "lagos"]),
+        ] {
+            seen.push(befall(control, path, regions).await.unwrap_err());
+        }
+        assert_eq!(
+            seen.join("\n"),
+            "404 no region \"tokio\" here; there are tokyo, lagos, lima\n\
+             400 name a region\n\
+             400 2 regions are named, at most 1 make sense\n\
+             400 name one region, or two\n\
+             400 lima and itself: name two regions\n\
+             400 3 regions are named, at most 2 make sense"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_form_that_a_web_page_may_post_anywhere_changes_nothing() {
+        let control = control().await;
+        let mut stream = tokio::net::TcpStream::connect(control).await.unwrap();
+        let form = "POST /kill HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+                    Content-Length: 21\r\n\r\n{\"regions\":[\"tokyo\"]}";
+        tokio::io::AsyncWriteExt::write_all(&mut stream, form.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 415"), "{answer}");
+        let (phases, _) = befall(control, "/heal", &[]).await.unwrap();
+        assert_eq!(phases, "ready ready ready");
+    }
+}
