@@ -82,7 +82,10 @@ impl Embedded {
     pub fn open(config: Config) -> Result<(Self, EmbeddedHandle), OpenError> {
         let opened = recovery::open(&config)?;
         let own = opened.rows.own;
-        let mut replica = Replica::new(&config.planet, &config.region, own, &config.peers, opened.held);
+        let wall = recovery::system_time();
+        let beginning = Now { monotonic_ms: 0, wall };
+        let mut replica =
+            Replica::new(&config.planet, &config.region, own, &config.peers, opened.held, beginning);
         for (region, time) in &opened.times {
             replica.replayed(region, *time);
         }
@@ -104,7 +107,7 @@ impl Embedded {
             shared: Arc::clone(&shared),
             links: BTreeMap::new(),
             incoming: VecDeque::new(),
-            wall: recovery::system_time(),
+            wall,
             started: now,
             timer_at: now,
             // A new incarnation has written nothing that a peer could know better.

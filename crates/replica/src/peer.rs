@@ -30,10 +30,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(region: &str) -> Self {
+    pub(crate) fn new(region: &str, since_ms: u64) -> Self {
         Self {
             region: region.into(),
-            link: Link::Down { since_ms: 0 },
+            link: Link::Down { since_ms },
             answered: false,
             actor: None,
             held: VersionVector::default(),

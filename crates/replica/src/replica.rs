@@ -129,9 +129,17 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// The replica of `region`, which writes as `own` and holds `held`, all of it on disk.
-    pub fn new(planet: &str, region: &str, own: ActorIndex, peers: &[String], held: VersionVector) -> Self {
-        let mut peers: Vec<Peer> = peers.iter().map(|peer| Peer::new(peer)).collect();
+    /// The replica of `region`, which writes as `own` and at `now` holds `held`, all of it on disk.
+    pub fn new(
+        planet: &str,
+        region: &str,
+        own: ActorIndex,
+        peers: &[String],
+        held: VersionVector,
+        now: Now,
+    ) -> Self {
+        let since_ms = now.monotonic_ms;
+        let mut peers: Vec<Peer> = peers.iter().map(|peer| Peer::new(peer, since_ms)).collect();
         peers.sort_by(|left, right| left.region.cmp(&right.region));
         Self {
             planet: planet.to_owned(),
@@ -143,8 +151,8 @@ impl Replica {
             pending: Pending::default(),
             catch_up: CatchUp::default(),
             passed: BTreeMap::new(),
-            now: Now::default(),
-            heartbeat_at_ms: 0,
+            now,
+            heartbeat_at_ms: since_ms,
             durable_grew: false,
             reported_ahead: BTreeMap::new(),
             renewing: false,

@@ -118,7 +118,13 @@ impl Table {
                 continue;
             };
             let Slot::Full(state) = &mut entry.get_mut().slot else { continue };
-            drop_dead(state, run.kind, &run.element, writer);
+            let held = state.cell(run.kind, &run.element).and_then(|cell| {
+                let mut runs = cell.runs().iter();
+                runs.find(|held| held.actor == writer)?.cancelled
+            });
+            if held.is_some_and(|(upto, _)| upto == run.upto) {
+                drop_dead(state, run.kind, &run.element, writer);
+            }
             if state.is_empty() {
                 self.memory_bytes -= KEY_BYTES + run.name.len() as u64;
                 entry.remove();
@@ -187,6 +193,7 @@ impl Books<'_> {
                         name: key.name.into(),
                         kind: *kind,
                         element: (*element).into(),
+                        upto: *upto,
                         canceller: origin.writer,
                         sequence: origin.sequence,
                     };

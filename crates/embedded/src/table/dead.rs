@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use geode_crdt::{ActorIndex, Kind, VersionVector};
+use geode_crdt::{ActorIndex, Kind, Mark, VersionVector};
 
 /// A cell whose run of some owner is dead, and by which entry.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(super) struct DeadRun {
     pub(super) name: Box<[u8]>,
     pub(super) kind: Kind,
     pub(super) element: Box<[u8]>,
+    /// What the cancel reached. If a later cancel took its place, the owner need not have seen that one.
+    pub(super) upto: Mark,
     pub(super) canceller: ActorIndex,
     pub(super) sequence: u64,
 }
