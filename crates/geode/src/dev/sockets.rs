@@ -2,8 +2,14 @@
 
 use std::net::{SocketAddr, TcpListener};
 
+use socket2::{Domain, Socket, Type};
+
 use super::DevError;
 use super::plan::Plan;
+
+/// Calls that may wait in the kernel: a call too many is tried again by its caller only after a second. Linux caps it at
+/// net.core.somaxconn, 4096 by default.
+const BACKLOG: i32 = 4096;
 
 /// The sockets of one planet.
 #[derive(Debug)]
@@ -41,9 +47,15 @@ fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, DevError> {
         std::io::ErrorKind::AddrInUse => DevError::PortInUse { address, what: what.to_owned() },
         _ => DevError::Listen { address, what: what.to_owned(), source },
     };
-    let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(failed)
 }
 
 #[cfg(test)]
