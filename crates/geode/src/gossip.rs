@@ -189,3 +189,104 @@ impl Gossip {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    use geode_link::{Identity, Listener};
+    use geode_planet::HostPort;
+    use tokio::task::JoinSet;
+
+    /// Beyond this a wait has failed; nothing that works comes near it.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn region(name: &str) -> RegionName {
+        name.parse().unwrap()
+    }
+
+    fn state(name: &str) -> GeodeState {
+        GeodeState {
+            region: region(name),
+            incarnation: 1,
+            beat: 0,
+            version: "0.1.0".into(),
+            config_digest: "c".into(),
+            service_digest: None,
+            trouble: None,
+            draining: false,
+            service: None,
+            store: None,
+        }
+    }
+
+    async fn listener(name: &str, peer: &str, port: u16) -> (Listener, HostPort) {
+        let identity = Identity { planet: "acme".into(), region: region(name) };
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        let bound = Listener::bind(address, identity, vec![region(peer)]).await.unwrap();
+        let address = bound.local_addr().unwrap();
+        (bound, HostPort { host: address.ip().to_string(), port: address.port() })
+    }
+
+    /// A geode that does nothing but gossip, until its tasks are dropped.
+    fn geode(
+        name: &str,
+        peer: &str,
+        mut listener: Listener,
+        peer_at: HostPort,
+    ) -> (Arc<Gossip>, JoinSet<()>) {
+        let gossip = Gossip::new(state(name), [region(peer)]);
+        let identity = Identity { planet: "acme".into(), region: region(name) };
+        let dialer = Dialer::new(identity, None, BTreeMap::from([(region(peer), peer_at)]));
+        let mut tasks = JoinSet::new();
+        let (beating, speaking, hearing) = (Arc::clone(&gossip), Arc::clone(&gossip), Arc::clone(&gossip));
+        let (name, peer) = (name.to_owned(), region(peer));
+        tasks.spawn(async move { beating.beat(|| state(&name)).await });
+        tasks.spawn(async move { speaking.speak(&dialer, &peer).await });
+        tasks.spawn(async move {
+            let mut calls = JoinSet::new();
+            loop {
+                let call = listener.accept().await;
+                let hearing = Arc::clone(&hearing);
+                calls.spawn(async move { hearing.hear(&call.from, call.stream).await });
+            }
+        });
+        (gossip, tasks)
+    }
+
+    async fn until(gossip: &Gossip, name: &str, condition: impl Fn(&RegionView) -> bool) {
+        let mut views = gossip.views();
+        let seen =
+            views.wait_for(|views| views.iter().any(|view| view.region.as_str() == name && condition(view)));
+        tokio::time::timeout(DEADLINE, seen).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn geodes_find_lose_and_find_each_other_over_links() {
+        let (us_listener, us_at) = listener("us-east-1", "eu-west-1", 0).await;
+        let (eu_listener, eu_at) = listener("eu-west-1", "us-east-1", 0).await;
+        let (us, _us_tasks) = geode("us-east-1", "eu-west-1", us_listener, eu_at.clone());
+        let (eu, eu_tasks) = geode("eu-west-1", "us-east-1", eu_listener, us_at.clone());
+        let healthy = |view: &RegionView| view.health == RegionHealth::Healthy && view.rtt_ms.is_some();
+        until(&us, "eu-west-1", healthy).await;
+        until(&eu, "us-east-1", healthy).await;
+
+        drop(eu_tasks);
+        until(&us, "eu-west-1", |view| matches!(view.health, RegionHealth::Unreachable { .. })).await;
+        assert!(us.is_cut_off(&region("eu-west-1")));
+
+        let (eu_listener, _) = listener("eu-west-1", "us-east-1", eu_at.port).await;
+        let (_eu, _eu_tasks) = geode("eu-west-1", "us-east-1", eu_listener, us_at);
+        until(&us, "eu-west-1", healthy).await;
+    }
+
+    #[tokio::test]
+    async fn news_is_told_before_the_next_beat_is_due() {
+        let gossip = Gossip::new(state("us-east-1"), []);
+        let mut views = gossip.views();
+        gossip.tell(GeodeState { draining: true, ..state("us-east-1") });
+        assert_eq!(views.borrow_and_update()[0].health, RegionHealth::Draining);
+        assert!(!gossip.says_healthy(&region("us-east-1")));
+    }
+}

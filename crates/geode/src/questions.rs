@@ -104,3 +104,62 @@ async fn reply<F: Future<Output = Answer>>(
     }
     stream.flush().await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (there, here) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (there.unwrap(), here.unwrap().0)
+    }
+
+    /// Asks, and answers with whatever `answer` makes of the question.
+    async fn ask_about(question: &Question, answer: fn(Question) -> Answer) -> Answer {
+        let (asking, answering) = connected().await;
+        let served = serve(answering, |question| async move { answer(question) });
+        tokio::join!(converse(asking, question), served).0.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_question_gets_its_answer_or_the_reason_why_not() {
+        let question = Question::Verify { ranges: vec![3, 17] };
+        let echo = |question| Ok(serde_json::to_value(question).unwrap());
+        let answer = ask_about(&question, echo).await.unwrap();
+        assert_eq!(serde_json::from_value::<Question>(answer).unwrap(), question);
+        let answer = ask_about(&Question::Conflicts { limit: 5 }, |_| Err("not yet".into())).await;
+        assert_eq!(answer, Err("not yet".into()));
+        let endless = |_| Ok(Value::String("x".repeat(MAX_ANSWER_BYTES as usize)));
+        let answer = ask_about(&Question::Conflicts { limit: 5 }, endless).await;
+        assert_eq!(answer, Err("the answer is too long: ask for less".into()));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_question_is_told_so_in_bounded_memory() {
+        for bytes in [b"{\"ask\":\"the-future\"}\n".to_vec(), vec![b'['; 2 * MAX_QUESTION_BYTES as usize]] {
+            let (mut asking, answering) = connected().await;
+            let served = serve(answering, |_| async { panic!("that was no question") });
+            let asked = async {
+                asking.write_all(&bytes).await.unwrap();
+                let length = asking.read_u32().await.unwrap();
+                let mut answer = vec![0; length as usize];
+                asking.read_exact(&mut answer).await.unwrap();
+                serde_json::from_slice::<Answer>(&answer).unwrap().unwrap_err()
+            };
+            let (error, ()) = tokio::join!(asked, served);
+            assert!(error.starts_with("this geode does not know the question: "), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_beyond_all_bounds_is_not_read() {
+        let (asking, mut answering) = connected().await;
+        let (answer, ()) = tokio::join!(converse(asking, &Question::Conflicts { limit: 1 }), async {
+            answering.write_u32(u32::MAX).await.unwrap();
+        });
+        assert_eq!(answer.unwrap_err().to_string(), "4294967295 bytes are too many");
+    }
+}

@@ -276,6 +276,20 @@ fn what_cannot_run_here_is_refused_in_one_line() {
 }
 
 #[test]
+fn a_data_directory_belongs_to_one_geode() {
+    let directory = tempfile::tempdir().unwrap();
+    let _geode = Geode::start(directory.path(), "text");
+    let data = directory.path().join("data");
+    let (code, text) = refused(&Addresses::free().planet_toml(&data), "us-east-1");
+    assert_eq!(code, Some(2));
+    let expected = format!(
+        "geode run: {} is in use by another geode; stop it or choose another data directory",
+        data.display()
+    );
+    assert_eq!(text.lines().last(), Some(expected.as_str()), "{text}");
+}
+
+#[test]
 fn nobody_to_ask_is_no_answer() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(GEODE);

@@ -142,11 +142,14 @@ fn missing(report: &PlanetReport<Proof>) -> Vec<String> {
         RegionAnswer::Answer(proof) => {
             let held = |actor: &str| proof.vector.get(actor).copied().unwrap_or(0);
             let lacks: u64 = greatest.iter().map(|(actor, sequence)| sequence - held(actor)).sum();
-            (lacks > 0)
-                .then(|| format!("{region} lacks {lacks} {}", if lacks == 1 { "entry" } else { "entries" }))
+            (lacks > 0).then(|| format!("{region} lacks {}", count(lacks)))
         }
     });
     lines.collect()
+}
+
+fn count(entries: u64) -> String {
+    format!("{entries} {}", if entries == 1 { "entry" } else { "entries" })
 }
 
 fn name_examples(ranges: Vec<DivergedRange>, report: &PlanetReport<Proof>) -> Vec<DivergedRange> {
@@ -173,7 +176,8 @@ impl Verdict {
     fn text(&self) -> String {
         match self {
             Self::Converged { entries } => {
-                format!("converged: all regions hold the same {entries} entries and the same rows\n")
+                let entries = count(*entries);
+                format!("converged: all regions hold the same {entries} and the same rows\n")
             }
             Self::Exchanging { missing } => format!(
                 "undecided: the regions never held the same writes while this looked\n  {}\n\
