@@ -167,8 +167,7 @@ impl<'c> Replay<'c> {
         let path = self.place.segments.path(base);
         let file = File::open(&path).map_err(OpenError::io(&path))?;
         let mut source = Source::new(file);
-        let header =
-            source.peek(self.place.segments.header_length() as usize).map_err(OpenError::io(&path))?;
+        let header = source.peek(format::LONGEST_HEADER).map_err(OpenError::io(&path))?;
         if header.len() < self.place.segments.header_length() as usize
             && format::header(base, &self.place.planet, &self.place.region).starts_with(header)
         {

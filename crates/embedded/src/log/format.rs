@@ -18,6 +18,9 @@ pub(crate) const VERSION: u16 = 1;
 /// Bytes of a record before its body.
 pub(crate) const RECORD: usize = 21;
 
+/// The longest header of a segment: all its fields with the longest names.
+pub(crate) const LONGEST_HEADER: usize = 8 + 2 + 8 + 2 * 256 + 4;
+
 const MAGIC: &[u8; 8] = b"GEODELOG";
 const MARKER: [u8; 4] = *b"rec\xd7";
 /// Bytes of a body that a record's crc covers: a frame's prefix, or an incarnation's number.

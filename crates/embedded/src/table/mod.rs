@@ -106,7 +106,8 @@ impl Table {
         &mut self.actors
     }
 
-    pub(crate) fn digest(&self) -> &Digest {
+    /// The digest of all rows, kept with every change.
+    pub fn digest(&self) -> &Digest {
         &self.digest
     }
 

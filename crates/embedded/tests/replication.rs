@@ -1,0 +1,181 @@
+//! Two and three regions over loopback: they replicate, resume, catch up, and supply what a dead one wrote.
+
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+
+mod support;
+
+use std::time::Duration;
+
+use geode_embedded::{Config, FsyncMode};
+use support::{Network, Node, PLANET, assert_equal, eventually};
+
+const AP: &str = "ap-southeast-2";
+const EU: &str = "eu-west-1";
+const US: &str = "us-east-1";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_of_both_regions_arrive_and_digests_are_equal() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    assert_eq!(eu.run("SET greeting hallo"), "OK");
+    us.reaches(&eu.vector()).await;
+    assert_eq!(us.run("GET greeting"), "\"hallo\"");
+    for number in 0..200 {
+        eu.run(&format!("SET eu:{number} {number}"));
+        us.run("INCR visits");
+        eu.run("INCR visits");
+        us.run(&format!("SADD members us-{number}"));
+    }
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(eu.run("GET visits"), "\"400\"");
+    assert_eq!(us.run("DBSIZE"), "203");
+    assert_eq!(eu.run("SCARD members"), "200");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_was_cut_resumes_where_it_was() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    eu.run("SET before 1");
+    us.reaches(&eu.vector()).await;
+    network.cut(EU, US);
+    eventually("the cut is seen", async || !us.stats().await.peers[0].connected).await;
+    for number in 0..500 {
+        eu.run(&format!("SET eu:{number} {number}"));
+        us.run(&format!("SET us:{number} {number}"));
+        eu.run("SET contested eu");
+        us.run("SET contested us");
+    }
+    assert_eq!(us.run("GET eu:1"), "nil");
+    network.heal(EU, US);
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(eu.run("GET contested"), us.run("GET contested"));
+    let report = us.handle.conflicts(10).await.unwrap();
+    let conflict = &report.recent[0];
+    assert_eq!((conflict.rule.name(), conflict.key.as_slice()), ("later-write", &b"contested"[..]));
+    let mut values = [conflict.winner.value.as_slice(), &conflict.loser.value];
+    values.sort_unstable();
+    assert_eq!(values, [&b"eu"[..], b"us"]);
+    assert!(conflict.winner.time > conflict.loser.time);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_was_dead_catches_up_over_many_segments() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let config = |region: &str, peer: &str| Config {
+        segment_bytes: 20_000,
+        ..Config::new(data.path().join(region), PLANET, region, &[peer])
+    };
+    let eu = Node::start_with(&network, config(EU, US));
+    let us = Node::start_with(&network, config(US, EU));
+    us.run("SET us 1");
+    eu.reaches(&us.vector()).await;
+    us.vanish(&network, US);
+    for number in 0..2_000 {
+        eu.run(&format!("SET key:{number} {:0100}", number));
+    }
+    assert!(std::fs::read_dir(data.path().join(EU).join("log")).unwrap().count() > 5);
+    let us = Node::start_with(&network, config(US, EU));
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(us.run("DBSIZE"), "2001");
+    // And the other way round: after a clean stop and a new start of the writer.
+    eu.stop();
+    let eu = Node::start_with(&network, config(EU, US));
+    eu.run("SET after 1");
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(us.run("GET after"), "\"1\"");
+    assert_eq!(
+        us.vector().0.keys().filter(|actor| &*actor.region == EU).count(),
+        1,
+        "its incarnation was kept"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_region_supplies_what_a_dead_one_wrote() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let start =
+        |region: &str, peers: &[&str]| Node::start(&network, &data.path().join(region), region, peers);
+    network.cut(AP, US);
+    let (ap, eu, us) = (start(AP, &[EU, US]), start(EU, &[AP, US]), start(US, &[AP, EU]));
+    for number in 0..100 {
+        ap.run(&format!("RPUSH list {number}"));
+    }
+    let written = ap.vector();
+    eu.reaches(&written).await;
+    ap.vanish(&network, AP);
+    // It never had a link to the dead region; what depends on its entries waits for them.
+    eu.run("RPUSH list last");
+    us.reaches(&written).await;
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(us.run("LLEN list"), "101");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wait_counts_other_regions_whose_disk_has_the_write() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let config = |region: &str, peers: &[&str], fsync| Config {
+        fsync,
+        ..Config::new(data.path().join(region), PLANET, region, peers)
+    };
+    let ap = Node::start_with(&network, config(AP, &[EU, US], FsyncMode::Always));
+    let eu = Node::start_with(&network, config(EU, &[AP, US], FsyncMode::EverySecond));
+    let us = Node::start_with(&network, config(US, &[AP, EU], FsyncMode::Never));
+    assert_eq!(ap.run("SET k v"), "OK");
+    us.reaches(&ap.vector()).await;
+    // One region forces its log, if only once a second; the other never does.
+    assert_eq!(ap.run("WAIT 1 0"), "1");
+    assert_eq!(ap.run("WAIT 2 300"), "1");
+    assert_eq!(eu.run("SET k w"), "OK");
+    assert_eq!(eu.run("WAIT 1 0"), "1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_is_swept_everywhere_once_all_regions_passed_it() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    assert_eq!(us.run("SET short lived PX 50"), "OK");
+    assert_eq!(us.run("SET long lived"), "OK");
+    eu.reaches(&us.vector()).await;
+    eventually("only one key is left in both", async || eu.run("DBSIZE") == "1" && us.run("DBSIZE") == "1")
+        .await;
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(us.run("GET short"), "nil");
+    assert!(eu.vector().0.keys().any(|actor| &*actor.region == EU), "the first region by name swept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_session_is_woken_by_what_it_waits_for() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    network.cut(EU, US);
+    us.run("SET k v");
+    let wanted = us.vector();
+    assert!(!eu.handle.wait_for(&wanted, Duration::from_millis(50)).await);
+    let waiting = tokio::spawn({
+        let (handle, wanted) = (eu.handle.clone(), wanted.clone());
+        async move { handle.wait_for(&wanted, support::DEADLINE).await }
+    });
+    network.heal(EU, US);
+    assert!(waiting.await.unwrap());
+    assert_eq!(eu.run("GET k"), "\"v\"");
+    eventually("the other side's heartbeat says so", async || us.handle.holders(&wanted) == [EU]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_larger_than_any_buffer_pass() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    let large = vec![b'x'; 9 << 20];
+    eu.run_words(vec![b"SET".to_vec(), b"large".to_vec(), large]);
+    for number in 0..50 {
+        us.run_words(vec![b"SET".to_vec(), format!("{number}").into_bytes(), vec![b'y'; 300_000]]);
+    }
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(us.run("STRLEN large"), (9 << 20).to_string());
+}

@@ -1,0 +1,323 @@
+//! Regions of a planet in one process: each with its data thread, loopback links between them that a test can cut.
+
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+#![allow(dead_code)] // each test file uses its part
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use geode_crdt::HybridTime;
+use geode_embedded::{Config, Dial, Embedded, EmbeddedHandle, OpenError, Stats, Vector};
+use geode_store::conformance::Recorder;
+use geode_store::{Engine, Flow, Options, Session, Store};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+pub(crate) const PLANET: &str = "tested";
+/// Far beyond what anything here takes; a test that reaches it has failed.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Something for a data thread.
+enum Order {
+    Run(Vec<Vec<u8>>, Sender<String>),
+    Wake,
+    Stop(Sender<io::Result<()>>),
+    /// Drops the engine without the mark of a clean stop, as a kill would.
+    Vanish,
+}
+
+/// A region that runs.
+pub(crate) struct Node {
+    pub(crate) handle: EmbeddedHandle,
+    orders: Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The links between regions.
+#[derive(Default)]
+pub(crate) struct Network {
+    state: Mutex<NetworkState>,
+}
+
+#[derive(Default)]
+struct NetworkState {
+    nodes: Vec<(String, EmbeddedHandle)>,
+    blocked: BTreeSet<(String, String)>,
+    links: Vec<(String, String, AbortHandle)>,
+}
+
+pub(crate) fn wall() -> HybridTime {
+    HybridTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64)
+}
+
+impl Network {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn register(&self, region: &str, handle: EmbeddedHandle) {
+        let mut state = self.state.lock().unwrap();
+        state.nodes.retain(|(name, _)| name != region);
+        state.nodes.push((region.to_owned(), handle));
+    }
+
+    /// Cuts the links between two regions and lets none come up.
+    pub(crate) fn cut(&self, left: &str, right: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.blocked.insert(pair(left, right));
+        state.links.retain(|(a, b, link)| {
+            let cut = pair(a, b) == pair(left, right);
+            if cut {
+                link.abort();
+            }
+            !cut
+        });
+    }
+
+    pub(crate) fn heal(&self, left: &str, right: &str) {
+        self.state.lock().unwrap().blocked.remove(&pair(left, right));
+    }
+
+    fn leave(&self, region: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.nodes.retain(|(name, _)| name != region);
+        for (_, _, link) in state.links.extract_if(.., |(from, to, _)| from == region || to == region) {
+            link.abort();
+        }
+    }
+
+    fn dial(self: &Arc<Self>, from: &str) -> Dial {
+        let (network, from) = (Arc::clone(self), from.to_owned());
+        Arc::new(move |to| {
+            let (network, from) = (Arc::clone(&network), from.clone());
+            Box::pin(async move { network.connect(&from, &to).await })
+        })
+    }
+
+    /// A connection through a relay that can be cut.
+    async fn connect(&self, from: &str, to: &str) -> io::Result<TcpStream> {
+        let find = |state: &NetworkState| {
+            let reachable = !state.blocked.contains(&pair(from, to));
+            state.nodes.iter().find(|(name, _)| reachable && name == to).map(|(_, handle)| handle.clone())
+        };
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let target = find(&self.state.lock().unwrap()).ok_or_else(refused)?;
+        let (near, mut near_relay) = connected_pair().await?;
+        let (far, mut far_relay) = connected_pair().await?;
+        let relay = tokio::spawn(async move {
+            // Ends with either side; a cut aborts it and so closes both.
+            let _ = tokio::io::copy_bidirectional(&mut near_relay, &mut far_relay).await;
+        });
+        let mut state = self.state.lock().unwrap();
+        if state.blocked.contains(&pair(from, to)) {
+            relay.abort();
+            return Err(refused());
+        }
+        state.links.push((from.to_owned(), to.to_owned(), relay.abort_handle()));
+        target.accept(from, far);
+        Ok(near)
+    }
+}
+
+fn pair(left: &str, right: &str) -> (String, String) {
+    let (first, second) = if left < right { (left, right) } else { (right, left) };
+    (first.to_owned(), second.to_owned())
+}
+
+async fn connected_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
+    let (near, (far, _)) = (near?, far?);
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    Ok((near, far))
+}
+
+impl Node {
+    /// A region without links.
+    pub(crate) fn alone(config: Config) -> Self {
+        let (engine, handle) = Embedded::open(config).unwrap();
+        Self::serve(engine, handle, |engine, wake| {
+            let dial: Dial = Arc::new(|_| unreachable!("there is no peer"));
+            engine.start(&tokio::runtime::Handle::current(), &dial, wake);
+        })
+    }
+
+    /// A region of a planet with the given others.
+    pub(crate) fn start(network: &Arc<Network>, data: &Path, region: &str, peers: &[&str]) -> Self {
+        Self::start_with(network, Config::new(data, PLANET, region, peers))
+    }
+
+    pub(crate) fn start_with(network: &Arc<Network>, config: Config) -> Self {
+        let region = config.region.clone();
+        let (engine, handle) = Embedded::open(config).unwrap();
+        let dial = network.dial(&region);
+        let node = Self::serve(engine, handle.clone(), |engine, wake| {
+            engine.start(&tokio::runtime::Handle::current(), &dial, wake);
+        });
+        network.register(&region, handle);
+        node
+    }
+
+    fn serve(
+        mut engine: Embedded,
+        handle: EmbeddedHandle,
+        start: impl FnOnce(&mut Embedded, geode_embedded::Wake),
+    ) -> Self {
+        let (orders, received) = channel();
+        let wake = orders.clone();
+        start(&mut engine, Arc::new(move || drop(wake.send(Order::Wake))));
+        let thread = std::thread::spawn(move || run(engine, &received));
+        Self { handle, orders, thread: Some(thread) }
+    }
+
+    /// Runs one command, with words at spaces, to its end.
+    pub(crate) fn run(&self, command: &str) -> String {
+        let words: Vec<Vec<u8>> = command.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        self.run_words(words)
+    }
+
+    pub(crate) fn run_words(&self, words: Vec<Vec<u8>>) -> String {
+        let (answer, answered) = channel();
+        self.orders.send(Order::Run(words, answer)).unwrap();
+        answered.recv_timeout(DEADLINE).unwrap()
+    }
+
+    /// Leaves the mark of a clean stop.
+    pub(crate) fn stop(mut self) {
+        let (answer, answered) = channel();
+        self.orders.send(Order::Stop(answer)).unwrap();
+        answered.recv_timeout(DEADLINE).unwrap().unwrap();
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    /// Ends without it, and leaves the network.
+    pub(crate) fn vanish(mut self, network: &Network, region: &str) {
+        network.leave(region);
+        self.orders.send(Order::Vanish).unwrap();
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    pub(crate) fn vector(&self) -> Vector {
+        self.handle.vector()
+    }
+
+    pub(crate) async fn stats(&self) -> Stats {
+        self.handle.stats().await.unwrap()
+    }
+
+    /// Waits until this region has delivered everything in `vector`.
+    pub(crate) async fn reaches(&self, vector: &Vector) {
+        assert!(self.handle.wait_for(vector, DEADLINE).await, "{:?} never reaches {vector:?}", self.vector());
+    }
+}
+
+/// Waits until all hold everything that any of them holds, and compares their digests.
+pub(crate) async fn assert_equal(nodes: &[&Node]) {
+    for node in nodes {
+        for other in nodes {
+            other.reaches(&node.vector()).await;
+        }
+    }
+    let mut states = Vec::new();
+    for node in nodes {
+        states.push(node.handle.held_state().await.unwrap());
+    }
+    for state in &states {
+        assert_eq!(state, &states[0]);
+    }
+}
+
+/// An engine on the test's own thread, without links.
+pub(crate) struct Local {
+    pub(crate) store: Store<Embedded>,
+    pub(crate) handle: EmbeddedHandle,
+}
+
+impl Local {
+    pub(crate) fn open(config: Config) -> Result<Self, OpenError> {
+        let (engine, handle) = Embedded::open(config)?;
+        Ok(Self { store: Store::new(engine, Options::default()), handle })
+    }
+
+    /// Runs one command, and flushes as every front end does before it answers.
+    pub(crate) fn run(&mut self, command: &str) -> String {
+        let (mut session, mut reply) = (Session::default(), Recorder::default());
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        self.store.engine.set_wall(wall());
+        assert_eq!(self.store.execute(&mut session, &words, &mut reply), Flow::Done);
+        let position = self.store.engine.flush().unwrap();
+        while self.store.engine.durable() < position {
+            std::thread::yield_now();
+        }
+        reply.finish().unwrap().to_string()
+    }
+
+    /// The incarnations of this region that the log knows, with their last sequences.
+    pub(crate) fn incarnations(&self) -> Vec<u64> {
+        self.handle.vector().0.into_values().collect()
+    }
+}
+
+/// Looks at something until it is so.
+pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !is_so().await {
+        assert!(Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A data thread, as the front end runs one: a batch of what is there, one flush, then the answers.
+fn run(engine: Embedded, orders: &Receiver<Order>) {
+    let mut store = Store::new(engine, Options::default());
+    let mut waiting: Vec<(Session, Recorder, Sender<String>)> = Vec::new();
+    loop {
+        let first = match orders.recv_timeout(Duration::from_millis(50)) {
+            Ok(order) => Some(order),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        store.engine.set_wall(wall());
+        let mut answers: Vec<(Recorder, Sender<String>)> = Vec::new();
+        for (mut session, mut reply, answer) in std::mem::take(&mut waiting) {
+            match store.resume(&mut session, &mut reply) {
+                Flow::Done => answers.push((reply, answer)),
+                Flow::Wait { .. } => waiting.push((session, reply, answer)),
+            }
+        }
+        for order in first.into_iter().chain(orders.try_iter().take(64)) {
+            match order {
+                Order::Wake => {}
+                Order::Vanish => return,
+                Order::Stop(answer) => {
+                    let _ = answer.send(store.engine.stop());
+                    return;
+                }
+                Order::Run(words, answer) => {
+                    let (mut session, mut reply) = (Session::default(), Recorder::default());
+                    let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+                    match store.execute(&mut session, &words, &mut reply) {
+                        Flow::Done => answers.push((reply, answer)),
+                        Flow::Wait { .. } => waiting.push((session, reply, answer)),
+                    }
+                }
+            }
+        }
+        while store.engine.turn() {}
+        store.sweep(16);
+        let position = store.engine.flush().unwrap();
+        while store.engine.durable() < position {
+            std::thread::yield_now();
+        }
+        for (reply, answer) in answers {
+            let _ = answer.send(reply.finish().unwrap().to_string());
+        }
+    }
+}
