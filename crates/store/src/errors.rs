@@ -39,7 +39,8 @@ pub(crate) const SYNTAX: &str = "ERR syntax error";
 pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
 pub(crate) const NOT_A_FLOAT: &str = "ERR value is not a valid float";
 pub(crate) const NOT_POSITIVE: &str = "ERR value is out of range, must be positive";
-pub(crate) const OUT_OF_RANGE: &str = "ERR value is out of range";
+pub(crate) const TOO_MANY_REPEATED: &str =
+    "ERR value is out of range, value must between -16777216 and 9223372036854775807";
 pub(crate) const OVERFLOW: &str = "ERR increment or decrement would overflow";
 pub(crate) const DECREMENT_OVERFLOW: &str = "ERR decrement would overflow";
 pub(crate) const NOT_FINITE: &str = "ERR increment would produce NaN or Infinity";
@@ -66,6 +67,7 @@ pub(crate) const WATCH: &str = "ERR WATCH is not supported: a transaction here c
 pub(crate) const QUEUE_FULL: &str = "ERR transaction is larger than 64 MiB";
 pub(crate) const FLUSH_TOO_LARGE: &str =
     "ERR a transaction cannot flush more than 1000000 keys; send FLUSHALL or FLUSHDB outside MULTI";
+pub(crate) const ENTRY_TOO_LARGE: &str = "ERR this would write more than 768 MiB in one entry; split it";
 pub(crate) const EVICTED: &str =
     "ERR a row was evicted while a transaction ran; this is a defect of the engine";
 pub(crate) const CONFIG_SET: &str =

@@ -21,6 +21,10 @@ pub const DATABASES: u8 = 16;
 /// Keys that one entry of FLUSHALL clears: a bound on entry size and on how long others wait.
 const FLUSH_CHUNK: usize = 1024;
 
+/// What one entry may hold: above the longest string with its key, and below [`geode_crdt::frame::MAX_FRAME`], beyond
+/// which no peer would accept it.
+const ENTRY_LIMIT: usize = 768 << 20;
+
 /// What to do with writes that depend on a condition (SET NX, SET XX, SETNX) where several regions write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Conditional {
@@ -52,6 +56,8 @@ pub struct Store<E: Engine> {
     pub(crate) options: Options,
     pub(crate) info: Option<InfoLines>,
     random: Random,
+    /// Where the open entry begins in the frame that is being built.
+    entry_start: usize,
     /// Fetches that are not complete. Sessions that went away need not be told.
     fetching: BTreeSet<Ticket>,
     completed: Vec<Ticket>,
@@ -61,7 +67,15 @@ impl<E: Engine> Store<E> {
     /// A store over `engine`.
     pub fn new(engine: E, options: Options) -> Self {
         let random = Random::new(options.seed);
-        Self { engine, options, info: None, random, fetching: BTreeSet::new(), completed: Vec::new() }
+        Self {
+            engine,
+            options,
+            info: None,
+            random,
+            entry_start: 0,
+            fetching: BTreeSet::new(),
+            completed: Vec::new(),
+        }
     }
 
     /// Lets the binary add lines to INFO.
@@ -164,7 +178,7 @@ impl<E: Engine> Store<E> {
         arguments: &[&[u8]],
         reply: &mut R,
     ) -> Outcome {
-        let now = self.engine.begin();
+        let now = self.begin();
         let outcome = self.step(now, database, reply, |context| table::run(function, context, arguments));
         self.engine.end();
         outcome
@@ -181,14 +195,26 @@ impl<E: Engine> Store<E> {
     ) -> Outcome<T> {
         let from = self.engine.parts().1.checkpoint();
         let mark = reply.mark();
-        let outcome = prepare(&mut self.context(now, database, reply));
+        let mut outcome = prepare(&mut self.context(now, database, reply));
+        let start = self.entry_start;
+        let entry = self.engine.parts().1;
+        if entry.len() - start > ENTRY_LIMIT {
+            outcome = Err(errors::ENTRY_TOO_LARGE.into());
+        }
         if outcome.is_ok() {
             self.engine.apply(from);
         } else {
-            self.engine.parts().1.rewind(from);
+            entry.rewind(from);
             reply.rewind(mark);
         }
         outcome
+    }
+
+    /// Opens an entry and returns its time.
+    pub(crate) fn begin(&mut self) -> HybridTime {
+        let now = self.engine.begin();
+        self.entry_start = self.engine.parts().1.len();
+        now
     }
 
     fn context<'a, R: Reply>(
@@ -268,7 +294,7 @@ impl<E: Engine> Store<E> {
         for database in databases {
             let mut cursor = 0;
             loop {
-                let now = self.engine.begin();
+                let now = self.begin();
                 let next = self.step(now, database, reply, |context| context.clear_keys(cursor, FLUSH_CHUNK));
                 self.engine.end();
                 cursor = next?;

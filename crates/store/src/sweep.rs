@@ -21,7 +21,7 @@ impl<E: Engine> Store<E> {
             return 0;
         }
         let mut swept = 0;
-        let now = self.engine.begin();
+        let now = self.begin();
         for (database, name) in due {
             match self.step(now, database, &mut Silence, |context| context.sweep_key(&name, passed)) {
                 Ok(()) => swept += 1,

@@ -84,7 +84,7 @@ impl<E: Engine> Store<E> {
             session.parked = Some(Parked::Transaction(transaction, tickets));
             return Flow::Wait { until: None };
         }
-        let now = self.engine.begin();
+        let now = self.begin();
         reply.array(transaction.queue.len());
         for (command, arguments) in &transaction.queue {
             let arguments = &arguments.borrow()[..];
@@ -172,10 +172,12 @@ impl<E: Engine> Store<E> {
                 Action::Control(control @ (Control::FlushAll | Control::FlushDatabase)) => {
                     flushed(control, database)
                 }
+                Action::Control(Control::Info) => 0..DATABASES,
                 _ if command.keys == Keys::Database => database..database + 1,
                 _ => 0..0,
             };
-            let clears = command.access == Access::Control;
+            let clears =
+                matches!(command.action, Action::Control(Control::FlushAll | Control::FlushDatabase));
             missing.extend(databases.filter_map(|database| check_database(view, database, clears).err()));
             let names = command.keys.of(arguments).map(|name| KeyName { database, name });
             missing.extend(names.filter_map(|name| check_key(view, name).err()));

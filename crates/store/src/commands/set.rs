@@ -133,7 +133,7 @@ pub(crate) fn random_member<V: View, R: Reply>(c: &mut Context<'_, V, R>, argume
         _ => return Err(errors::SYNTAX.into()),
     };
     if count.is_some_and(|count| count < 0 && count.unsigned_abs() > MOST_REPEATED) {
-        return Err(errors::OUT_OF_RANGE.into());
+        return Err(errors::TOO_MANY_REPEATED.into());
     }
     let Some(key) = c.find(arguments[1], Kind::Set)? else {
         match count {

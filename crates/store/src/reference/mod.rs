@@ -196,6 +196,7 @@ impl Engine for ReferenceEngine {
         // The builder wrote these bytes itself.
         for op in self.builder.ops_since(from).map_while(Result::ok) {
             self.rows.apply(&op, self.time, (self.writer, sequence));
+            self.rows.keep_written(&op);
         }
         self.rows.drop_own_dead(self.writer);
     }
@@ -247,7 +248,8 @@ impl Engine for ReferenceEngine {
     }
 
     fn swept_until(&self) -> HybridTime {
-        let own = self.clock.last();
+        // No later entry of its own can be earlier than now.
+        let own = self.now();
         if self.heard.len() + 1 < self.regions {
             return HybridTime::default();
         }

@@ -90,16 +90,24 @@ impl Rows {
         }
     }
 
+    /// What a command wrote is in memory.
+    pub(super) fn keep_written(&mut self, op: &Op<'_>) {
+        let (name, kind, element) = match *op {
+            Op::Set { key, .. } => (key, Kind::String, ONLY),
+            Op::Put { key, kind, element, .. }
+            | Op::Remove { key, kind, element, .. }
+            | Op::Sum { key, kind, element, .. }
+            | Op::Cancel { key, kind, element, .. } => (key, kind, element),
+        };
+        self.loaded.insert(*need(name.database, name.name, Part::Cell(kind, element.into())));
+    }
+
     fn change(&mut self, key: &KeyId, id: CellId, change: impl FnOnce(&mut Cell)) {
         let cells = self.keys.entry(key.clone()).or_default();
         let cell = cells.entry(id.clone()).or_default();
-        let new = cell.is_empty();
         change(cell);
         if cell.is_empty() {
             cells.remove(&id);
-        } else if new {
-            // What is written while a command runs is in memory.
-            self.loaded.insert(*need(key.0, &key.1, Part::Cell(id.0, id.1)));
         }
         if cells.is_empty() {
             self.keys.remove(key);
@@ -244,7 +252,8 @@ impl<'v> ReferenceKey<'v> {
     }
 
     fn all_loaded(self, kind: Kind) -> bool {
-        self.of_kind(kind).all(|(element, _)| self.is_loaded(kind, element))
+        // Commands take no notice of cells without live rows.
+        self.of_kind(kind).all(|(element, cell)| !cell.is_live() || self.is_loaded(kind, element))
     }
 }
 
