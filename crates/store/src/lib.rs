@@ -26,7 +26,6 @@ pub mod conformance;
 #[cfg(feature = "conformance")]
 pub mod reference;
 
-pub use commands::table::{Access, Command, Keys};
 pub use engine::{Engine, Position, Ticket};
 pub use reply::Reply;
 pub use session::{Flow, Session};

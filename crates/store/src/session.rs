@@ -15,7 +15,7 @@ pub enum Flow {
     /// Nothing was replied. Call [`crate::Store::resume`] after each engine turn that changed something, or at the
     /// deadline, and execute nothing else for this session until it says [`Flow::Done`].
     Wait {
-        /// By the wall clock; `None` waits for rows or acknowledgements alone.
+        /// By the wall clock that [`crate::Engine::set_wall`] is told; `None` waits for rows or acknowledgements alone.
         until: Option<HybridTime>,
     },
 }

@@ -23,7 +23,7 @@ pub enum Part {
     Summary,
     /// One cell.
     Cell(Kind, Box<[u8]>),
-    /// All cells of a kind.
+    /// All live cells of a kind.
     Cells(Kind),
     /// The names and summaries of all keys of the database.
     Keys,
@@ -67,7 +67,8 @@ pub trait KeyView<'v>: Copy {
     /// The put rows of the TTL cell.
     fn deadlines(self) -> impl Iterator<Item = (Dot, Deadline)>;
 
-    /// One cell, `None` if it has no row. Logarithmic or better.
+    /// One cell, `None` if it has no row. Logarithmic or better. Commands ask only for kinds that have live cells, and
+    /// take no notice of cells without live rows.
     fn cell(self, kind: Kind, element: &[u8]) -> Loaded<Option<CellRef<'v>>>;
 
     /// All live cells of a kind: list positions in byte order, everything else in an order that is stable while the

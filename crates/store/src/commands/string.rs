@@ -8,7 +8,7 @@ use crate::context::{Context, ONLY, live_cell};
 use crate::effect::Lifetime;
 use crate::errors::{self, Outcome};
 use crate::reply::Reply;
-use crate::view::View;
+use crate::view::{KeyView, View};
 
 /// The longest string, as in Redis.
 const LONGEST: usize = 512 << 20;
@@ -163,9 +163,7 @@ pub(crate) fn m_get<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&
     c.reply.array(arguments.len() - 1);
     for name in &arguments[1..] {
         let value = match c.visible(name)? {
-            Some(key) if crate::view::KeyView::shown(key) == Some(Kind::String) => {
-                c.value(key, Kind::String, ONLY)?
-            }
+            Some(key) if key.shown() == Some(Kind::String) => c.value(key, Kind::String, ONLY)?,
             _ => None,
         };
         c.reply_optional(value.as_ref());

@@ -8,21 +8,21 @@ use crate::view::View;
 
 /// One command.
 #[derive(Debug)]
-pub struct Command {
+pub(crate) struct Command {
     /// In lower case.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Number of arguments, the name included; a negative number is a minimum.
-    pub arity: i8,
+    pub(crate) arity: i8,
     /// What it does to data.
-    pub access: Access,
+    pub(crate) access: Access,
     /// Which arguments are keys.
-    pub keys: Keys,
+    pub(crate) keys: Keys,
     pub(crate) action: Action,
 }
 
 /// What a command does to data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Reads rows.
     Read,
     /// Writes an entry.
@@ -33,7 +33,7 @@ pub enum Access {
 
 /// Which arguments are keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keys {
+pub(crate) enum Keys {
     /// None.
     None,
     /// One, the first.
@@ -50,7 +50,7 @@ pub enum Keys {
 
 impl Keys {
     /// First, last and step as COMMAND INFO shows them.
-    pub const fn range(self) -> (i64, i64, i64) {
+    pub(crate) const fn range(self) -> (i64, i64, i64) {
         match self {
             Self::None | Self::Database => (0, 0, 0),
             Self::First => (1, 1, 1),
