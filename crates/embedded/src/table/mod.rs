@@ -9,6 +9,8 @@ mod cell;
 mod dead;
 mod key;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
@@ -186,6 +188,9 @@ impl View for Table {
         count: usize,
         mut visit: impl FnMut(&'v [u8], KeyRef<'v>),
     ) -> Loaded<u64> {
+        if self.live_keys[usize::from(database)] == 0 {
+            return Ok(0);
+        }
         let mut candidates: Vec<&Entry> = Vec::new();
         let (mut left, mut patience) = (count.max(1), count.max(1).saturating_mul(SCAN_PATIENCE));
         for segment in &self.segments[segment_of(cursor)..] {
