@@ -10,6 +10,13 @@ use serde::Serialize;
 
 use crate::Coordinates;
 use crate::spelling::nearest;
+use known::Row;
+
+/// How far from a city people still call a place by its name: data centres stand at the edge of a metropolitan area.
+const CITY_REACH_KM: f64 = 100.0;
+
+/// Words inside the names of cities that stay small.
+const PARTICLES: [&str; 2] = ["de", "es"];
 
 /// A named point on the globe.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -41,6 +48,15 @@ impl Place {
         }
     }
 
+    /// The known city nearest to a point, as people write it (`Hong Kong`, `Rio de Janeiro`); `None` if none is within
+    /// 100 km. Cloud regions do not count. Linear in the table: for people, not for requests.
+    pub fn nearest_city(coordinates: Coordinates) -> Option<String> {
+        let cities = known::COUNTRIES.iter().flat_map(|(_, _, _, cities)| *cities);
+        let distances = cities.map(|row| (coordinates.great_circle_km(row_coordinates(row)), row.0));
+        let (distance_km, name) = distances.min_by(|(a, _), (b, _)| a.total_cmp(b))?;
+        (distance_km <= CITY_REACH_KM).then(|| capitalised(name))
+    }
+
     /// The names of all known places, in order.
     pub fn known() -> Vec<&'static str> {
         let mut names: Vec<_> = KNOWN.keys().copied().collect();
@@ -68,11 +84,25 @@ impl fmt::Display for UnknownPlace {
 
 impl std::error::Error for UnknownPlace {}
 
-static KNOWN: LazyLock<HashMap<&'static str, Coordinates>> = LazyLock::new(|| {
-    let rows = known::COUNTRIES.iter().flat_map(|(_, _, places)| *places);
-    rows.map(|&(name, latitude_deg, longitude_deg)| (name, Coordinates { latitude_deg, longitude_deg }))
-        .collect()
-});
+static KNOWN: LazyLock<HashMap<&'static str, Coordinates>> =
+    LazyLock::new(|| rows().map(|row| (row.0, row_coordinates(row))).collect());
+
+fn rows() -> impl Iterator<Item = &'static Row> {
+    known::COUNTRIES.iter().flat_map(|(_, _, regions, cities)| regions.iter().chain(*cities))
+}
+
+const fn row_coordinates(&(_, latitude_deg, longitude_deg): &Row) -> Coordinates {
+    Coordinates { latitude_deg, longitude_deg }
+}
+
+/// `ho-chi-minh-city` as `Ho Chi Minh City`.
+fn capitalised(name: &str) -> String {
+    let word = |word: &str| match word.split_at_checked(1) {
+        Some((initial, rest)) if !PARTICLES.contains(&word) => initial.to_uppercase() + rest,
+        _ => word.to_owned(),
+    };
+    name.split('-').map(word).collect::<Vec<_>>().join(" ")
+}
 
 fn normalise(name: &str) -> String {
     // Longer than any known name: no need to work on it.
@@ -100,6 +130,40 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_called_by_the_city_it_is_in_or_near() {
+        let city = |name: &str| Place::nearest_city(Place::find(name).unwrap().coordinates);
+        for (place, called) in [
+            ("us-east-1", "Ashburn"),
+            ("washington", "Washington"),
+            ("eu-west-1", "Dublin"),
+            ("australiaeast", "Sydney"),
+            ("asia-east2", "Hong Kong"),
+            ("brazilsoutheast", "Rio de Janeiro"),
+            ("dar-es-salaam", "Dar es Salaam"),
+            ("southafricanorth", "Johannesburg"), // 52 km away
+        ] {
+            assert_eq!(city(place).as_deref(), Some(called), "{place}");
+        }
+        assert_eq!(city("cn-northwest-1"), None, "Zhongwei is far from any city of the table");
+    }
+
+    #[test]
+    fn a_city_reaches_100_km() {
+        // One degree of latitude is 111.2 km; Perth has no neighbour in the table.
+        let north_of_perth = |km: f64| Place::nearest_city(Coordinates::new(-31.95 + km / 111.2, 115.86)?);
+        assert_eq!(north_of_perth(99.0).as_deref(), Some("Perth"));
+        assert_eq!(north_of_perth(101.0), None);
+    }
+
+    #[test]
+    fn every_city_is_called_by_its_own_name() {
+        for row in known::COUNTRIES.iter().flat_map(|(_, _, _, cities)| *cities) {
+            assert_eq!(Place::nearest_city(row_coordinates(row)), Some(capitalised(row.0)));
+            assert!(!row.0.contains(|c: char| c.is_ascii_digit()), "{} is a cloud region", row.0);
+        }
+    }
+
+    #[test]
     fn an_unknown_place_comes_with_the_nearest_spelling() {
         let message = |name: &str| Place::find(name).unwrap_err().to_string();
         assert_eq!(message("sidney"), "\"sidney\" is not a known place; did you mean \"sydney\"?");
@@ -114,7 +178,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_normal_and_on_the_globe() {
-        let rows: Vec<_> = known::COUNTRIES.iter().flat_map(|(_, _, places)| *places).collect();
+        let rows: Vec<_> = rows().collect();
         assert_eq!(rows.len(), KNOWN.len(), "a name stands twice");
         assert!(rows.len() > 280);
         for &&(name, latitude_deg, longitude_deg) in &rows {
@@ -126,9 +190,9 @@ mod tests {
     /// A slip of the keyboard in the table (a lost minus sign, swapped numbers) leaves the country's box.
     #[test]
     fn every_place_lies_in_its_country() {
-        for (country, [south, north, west, east], places) in known::COUNTRIES {
+        for (country, [south, north, west, east], regions, cities) in known::COUNTRIES {
             assert!(south < north && west < east && (north - south) * (east - west) < 4000.0, "{country}");
-            for (name, latitude, longitude) in *places {
+            for (name, latitude, longitude) in regions.iter().chain(*cities) {
                 let inside = (south..=north).contains(&latitude) && (west..=east).contains(&longitude);
                 assert!(inside, "{name} is not in {country}");
             }
