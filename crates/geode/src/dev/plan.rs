@@ -129,6 +129,12 @@ pub(super) struct PlannedRegion {
 }
 
 impl PlannedRegion {
+    /// What people call its place: the city, or where it is if no known city is near.
+    pub(super) fn place_name(&self) -> String {
+        let coordinates = self.place.coordinates;
+        Place::nearest_city(coordinates).unwrap_or_else(|| coordinates.to_string())
+    }
+
     fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.address, self.first_port + port)
     }
@@ -240,7 +246,7 @@ impl Plan {
         for region in &self.regions {
             let name = &region.name;
             text.push('\n');
-            commented(&mut text, &format!("[regions.{name}]"), &region.place.coordinates.to_string());
+            commented(&mut text, &format!("[regions.{name}]"), &region.place_name());
             commented(&mut text, &format!("public = [\"{}\"]", region.address), "what DNS would answer");
             commented(
                 &mut text,
@@ -349,6 +355,13 @@ mod tests {
     fn the_generated_planet_is_this_file() {
         let plan = plan(&["us-east-1", "eu-west-1", "ap-southeast-2"], Addresses::PerRegion).unwrap();
         assert_eq!(plan.planet_toml(), include_str!("golden/planet.toml"));
+    }
+
+    #[test]
+    fn a_region_far_from_any_known_city_is_shown_by_its_coordinates() {
+        let plan = plan(&["us-east-1", "cn-northwest-1"], Addresses::PerRegion).unwrap();
+        assert_eq!(plan.regions[0].place_name(), "Ashburn");
+        assert_eq!(plan.regions[1].place_name(), "37.51, 105.20");
     }
 
     #[test]

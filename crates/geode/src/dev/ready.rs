@@ -112,7 +112,7 @@ fn table(plan: &Plan) -> Table {
     for region in &plan.regions {
         let mut row = vec![
             region.name.to_string(),
-            region.place.coordinates.to_string(),
+            region.place_name(),
             format!("http://{}", region.door()),
             format!(":{}", region.redis().port()),
             format!(":{}", region.admin().port()),
@@ -151,10 +151,10 @@ mod tests {
         let text: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!(
             text.join("\n"),
-            " REGION          PLACE           DOOR                    REDIS  ADMIN  RTT TO EACH (ms)\n \
-             us-east-1       39.04, -77.49   http://127.0.0.11:7100  :7101  :7102      -   82  225\n \
-             eu-west-1       53.35, -6.26    http://127.0.0.12:7100  :7101  :7102     82    -  294\n \
-             ap-southeast-2  -33.87, 151.21  http://127.0.0.13:7100  :7101  :7102    225  294    -\n\
+            " REGION          PLACE    DOOR                    REDIS  ADMIN  RTT TO EACH (ms)\n \
+             us-east-1       Ashburn  http://127.0.0.11:7100  :7101  :7102      -   82  225\n \
+             eu-west-1       Dublin   http://127.0.0.12:7100  :7101  :7102     82    -  294\n \
+             ap-southeast-2  Sydney   http://127.0.0.13:7100  :7101  :7102    225  294    -\n\
              \n\
              The internet is at http://127.0.0.1:7100: it takes a client to the closest healthy region. Try:\n\
              \x20 curl -H 'Geode-From: sydney' http://127.0.0.1:7100/\n\
