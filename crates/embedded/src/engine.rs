@@ -43,13 +43,13 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 const FIRST_WRITE_PATIENCE: Duration = Duration::from_secs(1);
 /// Messages and frames that one [`Engine::turn`] handles, and the bytes of frames after which it ends early.
 const TURN_MESSAGES: usize = 256;
-const TURN_BYTES: usize = 1 << 20;
+const TURN_BYTES: usize = 256 << 10;
 /// How often the replica looks at the clock.
 const TIMER: Duration = Duration::from_millis(10);
 /// How often the data thread is woken when there is nothing but heartbeats to send.
 const TICK: Duration = Duration::from_millis(100);
 /// An own frame is closed at this length, so that its receivers need not hold more at once.
-const FRAME_BYTES: usize = 1 << 20;
+const FRAME_BYTES: usize = 256 << 10;
 
 /// The embedded engine. One thread owns it.
 pub struct Embedded {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use geode_crdt::{ActorId, Frame, FrameError, HybridClock, HybridTime, VersionVector};
 
-use crate::config::Config;
+use crate::config::{Config, FsyncMode};
 use crate::error::OpenError;
 use crate::floor::{Floor, Slot};
 use crate::identity::{Identity, Lock, SegmentFile};
@@ -47,6 +47,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
         planet: config.planet.clone(),
         region: config.region.clone(),
         segment_bytes: config.segment_bytes,
+        acknowledges: !config.peers.is_empty() && config.fsync != FsyncMode::Never,
     };
     let clean_stop = identity.as_ref().and_then(|identity| identity.clean_stop).unwrap_or(0);
     let known_synced = said.synced.max(reserved.synced).max(clean_stop);

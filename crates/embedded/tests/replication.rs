@@ -179,3 +179,128 @@ async fn values_larger_than_any_buffer_pass() {
     assert_equal(&[&eu, &us]).await;
     assert_eq!(us.run("STRLEN large"), (9 << 20).to_string());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_was_rolled_back_takes_a_new_incarnation_before_its_first_write() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    // Never forced onto the disk, so the log itself cannot tell that something is missing.
+    let config =
+        || Config { fsync: FsyncMode::Never, ..Config::new(data.path().join(US), PLANET, US, &[EU]) };
+    let segment = data.path().join(US).join("log/00000000000000000000.log");
+    let eu = Node::start(&network, &data.path().join(EU), EU, &[US]);
+    let us = Node::start_with(&network, config());
+    us.run("INCR kept");
+    let earlier = std::fs::metadata(&segment).unwrap().len();
+    us.run("INCR kept");
+    us.run("SET lost 1");
+    eu.reaches(&us.vector()).await;
+    us.vanish(&network, US);
+    std::fs::OpenOptions::new().write(true).open(&segment).unwrap().set_len(earlier).unwrap();
+    let us = Node::start_with(&network, config());
+    assert_eq!(us.vector().0.values().copied().collect::<Vec<_>>(), [1], "nothing local shows the loss");
+    // Its links come up while the first write is being held.
+    us.run("INCR kept");
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(us.run("GET kept"), "\"3\"");
+    assert_eq!(us.run("GET lost"), "\"1\"");
+    assert_eq!(us.vector().0.into_values().collect::<Vec<_>>().len(), 2, "the write has a new name");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_lost_its_disk_gets_everything_back() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let start =
+        |region: &str, peers: &[&str]| Node::start(&network, &data.path().join(region), region, peers);
+    let (ap, eu, us) = (start(AP, &[EU, US]), start(EU, &[AP, US]), start(US, &[AP, EU]));
+    for (number, node) in [&ap, &eu, &us].into_iter().enumerate() {
+        for step in 0..50 {
+            node.run(&format!("HSET hash {number}:{step} v"));
+            node.run("INCR count");
+        }
+    }
+    assert_equal(&[&ap, &eu, &us]).await;
+    eu.vanish(&network, EU);
+    std::fs::remove_dir_all(data.path().join(EU)).unwrap();
+    ap.run("SET meanwhile 1");
+    let eu = start(EU, &[AP, US]);
+    assert_equal(&[&ap, &eu, &us]).await;
+    assert_eq!(eu.run("GET count"), "\"150\"");
+    assert_eq!(eu.run("INCR count"), "151");
+    assert_equal(&[&ap, &eu, &us]).await;
+    assert_eq!(us.run("GET count"), "\"151\"");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    for command in ["SET shown x", "SET ttl x", "INCR hidden", "SADD cleared m", "SET same 1", "SET seen 1"] {
+        us.run(command);
+    }
+    assert_equal(&[&eu, &us]).await;
+    network.cut(EU, US);
+    eventually("the cut is seen", async || {
+        !us.stats().await.peers[0].connected && !eu.stats().await.peers[0].connected
+    })
+    .await;
+    for command in
+        ["SET later eu", "DEL shown", "SADD shown m", "EXPIRE ttl 1000", "INCR hidden", "SREM cleared m"]
+    {
+        eu.run(command);
+    }
+    eu.run("SET same 2");
+    for command in
+        ["SET later us", "DEL shown", "HSET shown f v", "EXPIRE ttl 2000", "SET hidden abc", "SADD cleared m"]
+    {
+        us.run(command);
+    }
+    us.run("SET same 2");
+    us.run("SET seen 2");
+    network.heal(EU, US);
+    assert_equal(&[&eu, &us]).await;
+    let found = async |node: &Node| {
+        let report = node.handle.conflicts(100).await.unwrap();
+        let mut found: Vec<(String, &str)> = report
+            .recent
+            .iter()
+            .map(|conflict| (String::from_utf8(conflict.key.clone()).unwrap(), conflict.rule.name()))
+            .collect();
+        found.sort();
+        let logged: u64 = report.totals.iter().map(|(_, count)| count).sum();
+        assert_eq!(logged, found.len() as u64);
+        found
+    };
+    let both = |more: &[(&str, &'static str)]| {
+        let common = [
+            ("hidden", "hidden-amount"),
+            ("later", "later-write"),
+            ("shown", "shown-type"),
+            ("ttl", "longest-deadline"),
+        ];
+        let mut all: Vec<(String, &str)> =
+            common.iter().chain(more).map(|(key, rule)| ((*key).to_owned(), *rule)).collect();
+        all.sort();
+        all
+    };
+    // The removal was delivered in one region and found something; the other had removed and got an addition.
+    assert_eq!(found(&us).await, both(&[("cleared", "survived-clear")]));
+    assert_eq!(found(&eu).await, both(&[]));
+    let report = us.handle.conflicts(100).await.unwrap();
+    let of = |key: &[u8]| report.recent.iter().find(|conflict| conflict.key == key).unwrap();
+    assert_eq!(
+        (of(b"later").winner.value.as_slice(), of(b"later").loser.value.as_slice()),
+        (&b"us"[..], &b"eu"[..])
+    );
+    assert_eq!(
+        (of(b"hidden").winner.value.as_slice(), of(b"hidden").loser.value.as_slice()),
+        (&b"abc"[..], &b"1"[..])
+    );
+    assert_eq!(
+        (of(b"shown").winner.value.as_slice(), of(b"shown").loser.value.as_slice()),
+        (&b"hash"[..], &b"set"[..])
+    );
+    assert!(
+        of(b"later").winner.dot.starts_with("us-east-1#") && of(b"later").loser.dot.starts_with("eu-west-1#")
+    );
+}

@@ -32,8 +32,9 @@ pub(crate) struct CatchUp {
 /// An actor of which others hold more.
 #[derive(Debug)]
 struct Lag {
-    /// What was held when it was last looked at.
-    held: u64,
+    /// How many entries of the actor's region were held when it was last looked at: while its other incarnations are
+    /// still arriving, this one's turn is to come.
+    progress: u64,
     /// Since when nothing more came.
     since_ms: u64,
     /// Who was asked, up to which entry.
@@ -85,10 +86,13 @@ impl Replica {
 
     fn ask_for(&mut self, actor: ActorIndex, most: u64, actors: &Actors) {
         let (now_ms, held) = (self.now.monotonic_ms, self.held.get(actor));
-        let fresh = Lag { held, since_ms: now_ms, asked: None, failed: None };
+        let region = &actors.id(actor).region;
+        let of_region = self.held.iter().filter(|(other, _)| actors.id(*other).region == *region);
+        let progress = of_region.map(|(_, sequence)| sequence).sum();
+        let fresh = Lag { progress, since_ms: now_ms, asked: None, failed: None };
         let lag = self.catch_up.lags.entry(actor).or_insert(fresh);
-        if lag.held < held {
-            (lag.held, lag.since_ms) = (held, now_ms);
+        if lag.progress < progress {
+            (lag.progress, lag.since_ms) = (progress, now_ms);
         }
         let stalled = now_ms >= lag.since_ms + PATIENCE_MS;
         if let Some((peer, to)) = lag.asked {
@@ -101,7 +105,6 @@ impl Replica {
             }
         }
         let failed = lag.failed;
-        let region = &actors.id(actor).region;
         if !stalled && !self.is_silent(region, now_ms) {
             return;
         }

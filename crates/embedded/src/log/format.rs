@@ -94,7 +94,8 @@ pub(crate) fn check_header(bytes: &[u8], base: u64, planet: &str, region: &str) 
     if !bytes.starts_with(MAGIC) {
         return Err(HeaderError::NotALog);
     }
-    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+    let Some([low, high]) = bytes.get(MAGIC.len()..MAGIC.len() + 2) else { return Err(HeaderError::Damaged) };
+    let version = u16::from_le_bytes([*low, *high]);
     if version > VERSION {
         return Err(HeaderError::NewerVersion(version));
     }
@@ -172,4 +173,84 @@ fn crc(record: &[u8], position: u64, length: usize) -> u32 {
     hasher.update(&record[4..17]);
     hasher.update(&record[RECORD..RECORD + length.min(COVERED)]);
     hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use geode_crdt::{ActorId, Actors, FrameBuilder, HybridTime, KeyName};
+
+    use super::*;
+
+    /// A segment as version 1 writes it: header, an incarnation, and a frame.
+    fn example() -> Vec<u8> {
+        let base = 1 << 26;
+        let mut out = header(base, "acme", "eu-west-1");
+        let mut record = |kind: Kind, synced: u64, body: &[u8]| {
+            let start = out.len();
+            out.resize(start + RECORD, 0);
+            out.extend_from_slice(body);
+            finish_record(&mut out, start, base + start as u64, kind, synced);
+        };
+        record(Kind::Incarnation, base, &incarnation_body(0x0123_4567_89ab_cdef));
+        let mut actors = Actors::default();
+        let own = actors.intern(&ActorId::new("eu-west-1", 0x0123_4567_89ab_cdef));
+        let mut builder = FrameBuilder::new(own, 1);
+        builder.begin_entry(HybridTime(1_767_225_600_000_000), []);
+        builder.set(KeyName { database: 0, name: b"k" }, b"v", []);
+        builder.finish_entry();
+        let mut frame = Vec::new();
+        builder.finish_into(&mut frame, &actors);
+        record(Kind::Own, base + 70, &frame);
+        out
+    }
+
+    #[test]
+    fn a_segment_is_the_golden_bytes_of_version_1() {
+        let golden = include_str!("../../tests/golden/log-1.txt");
+        let lines: Vec<String> = example()
+            .chunks(32)
+            .map(|chunk| chunk.iter().map(|byte| format!("{byte:02x}")).collect())
+            .collect();
+        assert_eq!(golden.lines().collect::<Vec<_>>(), lines, "a change here is a new version of the log");
+    }
+
+    #[test]
+    fn a_segment_is_read_back_and_every_flipped_bit_of_its_heads_is_seen() {
+        let base = 1 << 26;
+        let bytes = example();
+        let start = header(base, "acme", "eu-west-1").len();
+        assert_eq!(check_header(&bytes, base, "acme", "eu-west-1"), Ok(()));
+        let first = read_record(&bytes[start..], base + start as u64).unwrap();
+        assert_eq!(first, Head { kind: Kind::Incarnation, length: 8, synced: base });
+        let second = start + RECORD + 8;
+        let head = read_record(&bytes[second..], base + second as u64).unwrap();
+        assert_eq!((head.kind, head.synced), (Kind::Own, base + 70));
+        assert_eq!(second + RECORD + head.length, bytes.len());
+        assert_eq!(read_record(&bytes[second..], base), None, "a record counts only where it was written");
+        for bit in 0..(second + CHECKABLE) * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let at = bit / 8;
+            if at < start {
+                assert!(check_header(&bytes, base, "acme", "eu-west-1").is_err(), "bit {bit}");
+            } else {
+                let record = if at < second { start } else { second };
+                assert_eq!(read_record(&bytes[record..], base + record as u64), None, "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn headers_say_whose_log_it_is() {
+        let bytes = header(0, "acme", "eu-west-1");
+        let check = |base: u64, planet: &str, region: &str| check_header(&bytes, base, planet, region);
+        assert_eq!(check(0, "mars", "eu-west-1"), Err(HeaderError::OtherPlanet("acme".to_owned())));
+        assert_eq!(check(0, "acme", "us-east-1"), Err(HeaderError::OtherRegion("eu-west-1".to_owned())));
+        assert_eq!(check(5, "acme", "eu-west-1"), Err(HeaderError::Damaged));
+        assert_eq!(check_header(b"something else", 0, "acme", "eu-west-1"), Err(HeaderError::NotALog));
+        let mut newer = bytes.clone();
+        newer[8] = 2;
+        assert_eq!(check_header(&newer, 0, "acme", "eu-west-1"), Err(HeaderError::NewerVersion(2)));
+        assert_eq!(check_header(b"GEODELOG", 0, "acme", "eu-west-1"), Err(HeaderError::Damaged));
+    }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Place {
     pub(crate) region: String,
     /// A segment is closed at about this many bytes.
     pub(crate) segment_bytes: u64,
+    /// Whether anybody asks what became durable: there are peers, and the log is forced onto the disk.
+    pub(crate) acknowledges: bool,
 }
 
 /// The data thread's end of the log.
@@ -175,7 +177,10 @@ impl Log {
         self.batch.clear();
         // A large batch must not keep its memory for ever.
         self.batch.shrink_to(4 * WRITE_CHUNK);
-        self.unsynced.extend(self.batch_marks.drain(..));
+        if self.place.acknowledges {
+            self.unsynced.extend(self.batch_marks.drain(..));
+        }
+        self.batch_marks.clear();
         self.sync.written(self.written);
         if self.written - self.base >= self.place.segment_bytes {
             self.rotate()?;
