@@ -297,3 +297,60 @@ fn time_never_runs_back_behind_what_was_promised() {
     region.store.engine.set_wall(geode_crdt::HybridTime(1));
     assert!(region.store.engine.begin() > last);
 }
+
+/// A data directory after twenty commands, with many segments; and how long each file is.
+fn written(data: &Path) -> Vec<(PathBuf, u64)> {
+    let small = Config { segment_bytes: 700, ..config(data, FsyncMode::Never) };
+    let mut region = Local::open(small).unwrap();
+    for number in 1..=20 {
+        region.run("INCR count");
+        region.run(&format!("SET key:{number} {number}"));
+    }
+    drop(region);
+    let mut files = segments(data);
+    files.extend([data.join("identity.json"), data.join("clock")]);
+    files.into_iter().map(|file| (file.clone(), fs::metadata(&file).unwrap().len())).collect()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        ..proptest::prelude::ProptestConfig::default()
+    })]
+
+    #[test]
+    fn whatever_happens_to_a_file_a_start_refuses_or_shows_a_prefix(
+        file: proptest::sample::Index,
+        at: proptest::sample::Index,
+        how in 0..3,
+        garbage in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..60),
+    ) {
+        let data = tempfile::tempdir().unwrap();
+        let files = written(data.path());
+        let (path, length) = &files[file.index(files.len())];
+        let at = at.index(*length as usize) as u64;
+        let mut opened = OpenOptions::new().write(true).open(path).unwrap();
+        match how {
+            0 => opened.set_len(at).unwrap(),
+            1 => {
+                opened.seek(SeekFrom::Start(at)).unwrap();
+                opened.write_all(&garbage).unwrap();
+            }
+            _ => {
+                opened.seek(SeekFrom::End(0)).unwrap();
+                opened.write_all(&garbage).unwrap();
+            }
+        }
+        drop(opened);
+        if let Ok(mut region) = Local::open(config(data.path(), FsyncMode::Never)) {
+            let count = region.run("GET count").trim_matches('"').parse::<usize>().unwrap_or(0);
+            let keys = region.run("DBSIZE").parse::<usize>().unwrap() - usize::from(count > 0);
+            proptest::prop_assert!(keys == count || keys + 1 == count, "{} keys after {} increments", keys, count);
+            proptest::prop_assert_eq!(region.run("SET after 1"), "OK");
+            drop(region);
+            let mut region = Local::open(config(data.path(), FsyncMode::Never)).unwrap();
+            proptest::prop_assert_eq!(region.run("GET after"), "\"1\"");
+        }
+    }
+}
