@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request, response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -410,6 +410,10 @@ impl<U: Upstreams> Forwarder<U> {
                 tokio::spawn(tunnel::carry(client_side, upstream_side, target));
             }
             return Response::from_parts(head, AnswerBody { exchange: None });
+        }
+        if streaming.size_hint().exact().is_none() {
+            // Beside `Transfer-Encoding` the number means nothing (RFC 9112, section 6.3).
+            head.headers.remove(CONTENT_LENGTH);
         }
         let exchange = Exchange { streaming, name, pool: Arc::clone(&self.pool), _target: target };
         Response::from_parts(head, AnswerBody { exchange: Some(exchange) })

@@ -14,6 +14,7 @@ mod gossip;
 mod life;
 mod membership;
 mod metrics;
+mod open_files;
 mod operator;
 mod questions;
 mod router;

@@ -15,6 +15,7 @@ use geode_planet::{Planet, RegionName};
 
 use crate::dev;
 use crate::life::{Destiny, live};
+use crate::open_files;
 use crate::service::{Output, Surroundings};
 use crate::store::StoreError;
 
@@ -97,6 +98,7 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
         dev::die_with_parent();
     }
     start_log(args.log_format);
+    open_files::raise_limit();
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

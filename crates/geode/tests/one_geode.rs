@@ -77,7 +77,9 @@ impl Geode {
         let addresses = Addresses::free();
         let config = directory.join("planet.toml");
         std::fs::write(&config, addresses.planet_toml(&directory.join("data"))).unwrap();
-        let child = Command::new(GEODE)
+        // As a login shell starts it: 1024 open files and no more, unless it asks for them.
+        let child = Command::new("sh")
+            .args(["-c", "ulimit -Sn 1024; exec \"$0\" \"$@\"", GEODE])
             .args(["run", "--region", "us-east-1", "--log-format", log_format, "--config"])
             .arg(&config)
             .stdin(Stdio::null())
@@ -183,6 +185,17 @@ fn a_geode_serves_answers_for_itself_and_keeps_its_data_over_a_restart() {
     let geode = Geode::start(directory.path(), "text");
     let cup: String = redis::cmd("GET").arg("cup").query(&mut geode.redis()).unwrap();
     assert_eq!(cup, "full");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn more_clients_fit_than_a_shell_lets_files_be_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let geode = Geode::start(directory.path(), "text");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", geode.child.id())).unwrap();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let soft_and_hard: Vec<u64> = files.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+    assert_eq!(soft_and_hard[0], soft_and_hard[1].min(65_536), "{files}");
 }
 
 #[test]

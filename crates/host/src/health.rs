@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::settings::HealthSettings;
 use crate::slot::Slots;
@@ -17,6 +17,8 @@ const FIRST_SUCCESS_INTERVAL: Duration = Duration::from_millis(50);
 const SLOW_START: Duration = Duration::from_secs(10);
 /// A health page longer than this is cut off; the status line has been read by then.
 const MOST_READ: usize = 64 * 1024;
+/// How long the rest of an answer is listened to.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 /// Probes a slot's instance for as long as it is polled, and keeps the slot's health. Never returns.
 pub(crate) async fn watch(slots: &Slots, index: usize, settings: &HealthSettings) -> Infallible {
@@ -38,7 +40,7 @@ pub(crate) async fn watch(slots: &Slots, index: usize, settings: &HealthSettings
                 slots.set_healthy(index, address_index);
             }
             (Some(Verdict::Unhealthy), _) => {
-                if let Err(reason) = &answer {
+                if let Err(Ailment { reason, .. }) = &answer {
                     tracing::warn!(instance = index, %reason, "a service instance is unhealthy");
                 }
                 slots.set_unhealthy(index);
@@ -47,7 +49,7 @@ pub(crate) async fn watch(slots: &Slots, index: usize, settings: &HealthSettings
         }
         if slow_start.is_some_and(|moment| Instant::now() >= moment) {
             slow_start = None;
-            let reason = answer.err().unwrap_or_default();
+            let reason = answer.err().unwrap_or_default().reason;
             tracing::warn!(
                 instance = index,
                 %reason,
@@ -62,34 +64,49 @@ pub(crate) async fn watch(slots: &Slots, index: usize, settings: &HealthSettings
     }
 }
 
-/// Asks at each address at which the instance may be listening.
+/// Asks at each address at which the instance may be listening. What a listener answered explains a failure better than
+/// that nobody listens elsewhere.
 async fn search(
     slots: &Slots,
     index: usize,
     settings: &HealthSettings,
-) -> Result<(usize, SocketAddr), String> {
-    let mut first_reason = None;
+) -> Result<(usize, SocketAddr), Ailment> {
+    let mut ailment: Option<Ailment> = None;
     for (address_index, address) in slots.candidates(index).enumerate() {
         match probe(address, settings).await {
             Ok(()) => return Ok((address_index, address)),
-            Err(reason) => _ = first_reason.get_or_insert(reason),
+            Err(new) if ailment.as_ref().is_none_or(|old| new.listens && !old.listens) => ailment = Some(new),
+            Err(_) => {}
         }
     }
-    Err(first_reason.unwrap_or_default())
+    Err(ailment.unwrap_or_default())
+}
+
+/// Why an instance is not healthy.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ailment {
+    reason: String,
+    /// Whether something took the connection.
+    listens: bool,
 }
 
 /// One HTTP/1.0 request. Healthy, or why not.
-async fn probe(address: SocketAddr, settings: &HealthSettings) -> Result<(), String> {
-    let status = timeout(settings.timeout, ask(address, settings.path.as_deref().unwrap_or("/")))
-        .await
-        .map_err(|_| format!("no answer from {address} within {:?}", settings.timeout))?
-        .map_err(|error| format!("{address}: {error}"))?;
+async fn probe(address: SocketAddr, settings: &HealthSettings) -> Result<(), Ailment> {
+    let deadline = Instant::now() + settings.timeout;
+    let late = |_| format!("no answer from {address} within {:?}", settings.timeout);
+    let failed = |error| format!("{address}: {error}");
+    let connected = timeout_at(deadline, TcpStream::connect(address)).await;
+    let stream = connected.map_err(late).and_then(|connected| connected.map_err(failed));
+    let stream = stream.map_err(|reason| Ailment { reason, listens: false })?;
+    let asked = timeout_at(deadline, ask(stream, address, settings.path.as_deref().unwrap_or("/"))).await;
+    let status = asked.map_err(late).and_then(|status| status.map_err(failed));
+    let status = status.map_err(|reason| Ailment { reason, listens: true })?;
     let healthy = if settings.path.is_some() { (200..300).contains(&status) } else { status < 500 };
-    healthy.then_some(()).ok_or_else(|| format!("{address} answered with status {status}"))
+    let reason = || format!("{address} answered with status {status}");
+    healthy.then_some(()).ok_or_else(|| Ailment { reason: reason(), listens: true })
 }
 
-async fn ask(address: SocketAddr, path: &str) -> std::io::Result<u16> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn ask(mut stream: TcpStream, address: SocketAddr, path: &str) -> std::io::Result<u16> {
     let request = format!(
         "GET {path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: geode-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
@@ -98,7 +115,13 @@ async fn ask(address: SocketAddr, path: &str) -> std::io::Result<u16> {
     let mut head = [0; 12];
     stream.read_exact(&mut head).await?;
     let status = parse_status(&head).ok_or_else(|| std::io::Error::other("not an HTTP answer"))?;
-    // Read to the end, so that the service sees an ordinary client and not a broken connection.
+    // The answer is known; a service that keeps the connection open all the same is no less healthy for it.
+    let _ = timeout(LAST_WORDS, read_to_end(&mut stream)).await;
+    Ok(status)
+}
+
+/// Reads what is left, so that the service sees an ordinary client and not a broken connection.
+async fn read_to_end(stream: &mut TcpStream) {
     let mut chunk = [0; 1024];
     let mut read = 0;
     while read < MOST_READ {
@@ -107,7 +130,6 @@ async fn ask(address: SocketAddr, path: &str) -> std::io::Result<u16> {
             Ok(length) => read += length,
         }
     }
-    Ok(status)
 }
 
 fn parse_status(head: &[u8; 12]) -> Option<u16> {
@@ -217,7 +239,7 @@ mod tests {
         assert_eq!(parse_status(b"SSH-2.0-Open"), None);
     }
 
-    async fn probe_answered_with(answer: &'static [u8], path: Option<&str>) -> Result<(), String> {
+    async fn probe_answered_with(answer: &'static [u8], path: Option<&str>) -> Result<(), Ailment> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let settings = HealthSettings { path: path.map(str::to_owned), ..HealthSettings::default() };
@@ -236,7 +258,21 @@ mod tests {
     async fn without_a_path_of_the_users_any_answer_below_500_is_healthy() {
         assert_eq!(probe_answered_with(b"HTTP/1.1 404 Not Found\r\n\r\n", None).await, Ok(()));
         let refused = probe_answered_with(b"HTTP/1.1 500 Oh\r\n\r\n", None).await.unwrap_err();
-        assert!(refused.contains("status 500"), "{refused}");
+        assert!(refused.reason.contains("status 500"), "{}", refused.reason);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_never_closes_is_judged_by_its_answer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            stream
+        };
+        let settings = HealthSettings::default();
+        let (healthy, _never_closed) = tokio::join!(probe(address, &settings), server);
+        assert_eq!(healthy, Ok(()));
     }
 
     #[tokio::test]

@@ -74,6 +74,19 @@ async fn answers_without_a_body_stay_so() {
 }
 
 #[tokio::test]
+async fn an_answer_with_two_lengths_has_the_one_of_its_chunks() {
+    let chunked =
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let service = Server::fixed(chunked).await;
+    let geode = alone(&[service.addr]).await;
+    let mut client = geode.raw().await;
+    for _ in 0..2 {
+        let reply = client.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!((reply.status, reply.text().as_str(), reply.field("content-length")), (200, "ok", None));
+    }
+}
+
+#[tokio::test]
 async fn chunks_and_trailers_pass_both_ways() {
     let service = Server::start(|_, mut raw| async move {
         let head = raw.head().await.unwrap();

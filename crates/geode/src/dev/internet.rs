@@ -40,8 +40,8 @@ const DOWN_CHECK_INTERVAL: Duration = Duration::from_millis(25);
 const CHECK_PATIENCE: Duration = Duration::from_secs(1);
 /// One answer that is late proves nothing; a refused connection does, and counts as many.
 const THRESHOLDS: Thresholds = Thresholds { up: 1, down: 2 };
-/// Clients at a time; more wait in the kernel.
-const MAX_CLIENTS: usize = 4096;
+/// Clients at a time, as many as a door takes; more wait in the kernel.
+const MAX_CLIENTS: usize = 10_000;
 /// How long accepting pauses when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -218,7 +218,10 @@ impl Internet {
         };
         let explain = request.headers().get(EXPLAIN).is_some_and(|value| value == "1");
         let mut outgoing = Outgoing::new(request);
-        outgoing.head_mut().headers.remove(FROM);
+        let headers = &mut outgoing.head_mut().headers;
+        headers.remove(FROM);
+        // HTTP/1.1, which doors are spoken to in, demands what HTTP/1.0 leaves out.
+        headers.entry(header::HOST).or_insert_with(|| HeaderValue::from_static("localhost"));
         let order = || decision.order().filter_map(|candidate| self.index(&candidate.region));
         if let Some(first) = order().next() {
             self.travel(&place, first).await;

@@ -49,6 +49,8 @@ use ready::greeting;
 use relay::{Endpoint, Relay};
 use sockets::Sockets;
 
+use crate::open_files;
+
 pub(crate) use ask::{AskError, ask};
 #[cfg(test)]
 pub(crate) use control::RegionChaos;
@@ -61,8 +63,6 @@ pub(crate) use ready::Ready;
 pub(crate) const DEFAULT_DATA: &str = ".geode";
 /// Orders of `geode chaos` that wait.
 const MAX_ORDERS: usize = 16;
-/// Open files that a planet may want: the clients of the internet address, twice, and room.
-const MAX_FILES: u64 = 16_384;
 /// Redraws of the progress line.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -140,7 +140,7 @@ fn start(arguments: DevArguments) -> Result<(), DevError> {
     let draft = directory.draft(&plan)?;
     let sockets = Sockets::bind(&plan)?;
     let planet = directory.keep(&plan, draft)?;
-    raise_file_limit();
+    open_files::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| DevError::System { doing: "cannot start threads", source })?;
     let run = Run {
@@ -152,19 +152,6 @@ fn start(arguments: DevArguments) -> Result<(), DevError> {
     };
     // On the main thread, to which the lives of the geodes are bound.
     runtime.block_on(run.until_told(planet, sockets))
-}
-
-/// Every client costs two connections here: the usual limit of 1024 open files would be the first bottleneck.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(MAX_FILES, |most| most.min(MAX_FILES));
-    if limit.current.is_some_and(|current| current < wanted)
-        && let Err(error) =
-            setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
-    {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
 }
 
 fn plan(arguments: &DevArguments) -> Result<Plan, DevError> {

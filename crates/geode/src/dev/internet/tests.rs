@@ -171,6 +171,16 @@ async fn a_client_that_is_nowhere_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_client_of_http_1_0_need_not_name_a_host() {
+    let internet = internet(&[("eu-west-1", stand_in("eu", Conduct::Answers).await)], false).await;
+    let mut stream = TcpStream::connect(internet).await.unwrap();
+    stream.write_all(b"GET /menu HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("\r\nhost: localhost\r\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_connection_that_switches_protocols_passes_bytes_both_ways() {
     let internet = internet(&[("eu-west-1", stand_in("eu", Conduct::Switches).await)], false).await;
     let mut stream = TcpStream::connect(internet).await.unwrap();
