@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 /// A host at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostStatus {
     /// The region.
     pub region: String,
@@ -25,7 +25,7 @@ impl HostStatus {
 }
 
 /// An instance at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceStatus {
     /// Its number, from 0; kept over restarts.
     pub instance: usize,
@@ -44,8 +44,7 @@ pub struct InstanceStatus {
 }
 
 /// What an instance is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InstanceState {
     /// Nothing: no instance runs here.
     #[default]
