@@ -15,4 +15,4 @@ mod preface;
 
 pub use dialer::{Dialer, LinkError};
 pub use listener::{Call, Listener};
-pub use preface::{Identity, OLDEST_VERSION, Purpose, Refusal, VERSION};
+pub use preface::{Identity, Purpose};

@@ -12,9 +12,9 @@
 use geode_planet::RegionName;
 
 /// The protocol version this release speaks at best.
-pub const VERSION: u16 = 1;
+const VERSION: u16 = 1;
 /// The oldest protocol version this release still speaks: one release back, so that neighbours mix during an upgrade.
-pub const OLDEST_VERSION: u16 = 1;
+const OLDEST_VERSION: u16 = 1;
 
 const MAGIC: &[u8; 8] = b"GEODELNK";
 /// Bytes of a preface before its body.
@@ -66,20 +66,9 @@ impl Purpose {
     }
 }
 
-impl std::fmt::Display for Purpose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Replication => "replication",
-            Self::Hop => "hop",
-            Self::Gossip => "gossip",
-            Self::Question => "question",
-        })
-    }
-}
-
 /// Why an acceptor sends a caller away. The text goes to the caller and into the acceptor's log.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The first bytes are not those of a geode.
     #[error("the caller does not speak geode's link protocol: point it at another port")]
     Garbage,

@@ -56,13 +56,6 @@ impl Place {
         let (distance_km, name) = distances.min_by(|(a, _), (b, _)| a.total_cmp(b))?;
         (distance_km <= CITY_REACH_KM).then(|| capitalised(name))
     }
-
-    /// The names of all known places, in order.
-    pub fn known() -> Vec<&'static str> {
-        let mut names: Vec<_> = KNOWN.keys().copied().collect();
-        names.sort_unstable();
-        names
-    }
 }
 
 /// Name and coordinates, as `geode explain` shows a place.

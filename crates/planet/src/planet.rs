@@ -184,11 +184,6 @@ impl Planet {
         self.regions.get(name)
     }
 
-    /// What the region of this name binds and where it keeps its data.
-    pub fn settings(&self, name: &RegionName) -> Option<&Settings> {
-        self.region(name).map(|region| &region.settings)
-    }
-
     /// Where the users of an IP address are, by the longest network of `steering.prefixes` that holds it.
     pub fn locate(&self, address: IpAddr) -> Option<Location<'_>> {
         self.steering.prefixes.locate(address).map(|(prefix, place)| Location { prefix, place })

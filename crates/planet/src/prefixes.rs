@@ -28,11 +28,6 @@ impl Prefixes {
             self.lengths.iter().filter_map(network).find_map(|network| self.places.get_key_value(&network));
         found.map(|(network, place)| (*network, place))
     }
-
-    /// All networks in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&IpNet, &Place)> {
-        self.places.iter()
-    }
 }
 
 impl FromIterator<(IpNet, Place)> for Prefixes {

@@ -50,12 +50,6 @@ impl fmt::Debug for RegionName {
     }
 }
 
-impl AsRef<str> for RegionName {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
-
 /// Allows a map keyed by `RegionName` to be searched with a `&str`.
 impl std::borrow::Borrow<str> for RegionName {
     fn borrow(&self) -> &str {

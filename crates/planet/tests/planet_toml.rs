@@ -98,7 +98,7 @@ fn everything_that_can_be_said_is_understood() {
 fn a_region_binds_what_it_says_else_what_the_planet_says_else_the_default() {
     let planet = Planet::parse(FULL, "planet.toml").unwrap();
     let address = |text: &str| text.parse().unwrap();
-    let settings = |name: &str| planet.settings(&region(name)).unwrap().clone();
+    let settings = |name: &str| planet.region(&region(name)).unwrap().settings.clone();
     assert_eq!(
         settings("eu-west-1"),
         Settings {
@@ -123,14 +123,14 @@ fn a_region_binds_what_it_says_else_what_the_planet_says_else_the_default() {
     let least =
         Planet::parse("format = 1\nplanet.name = \"acme\"\n[regions.us-east-1]", "planet.toml").unwrap();
     assert_eq!(
-        least.settings(&region("us-east-1")),
-        Some(&Settings {
+        least.region(&region("us-east-1")).unwrap().settings,
+        Settings {
             link_listen: None,
             redis_listen: address("127.0.0.1:6379"),
             door_listen: vec![address("[::]:80")],
             admin_listen: address("127.0.0.1:7401"),
             data: "/var/lib/geode".into(),
-        })
+        }
     );
     assert_eq!(least.service, None);
 }

@@ -1,8 +1,5 @@
 //! From single checks to a verdict.
 
-use geode_planet::HealthCheck;
-use serde::Serialize;
-
 /// How many checks change a verdict; both at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thresholds {
@@ -12,13 +9,7 @@ pub struct Thresholds {
     pub down: u32,
 }
 
-impl From<&HealthCheck> for Thresholds {
-    fn from(check: &HealthCheck) -> Self {
-        Self { up: check.up, down: check.down }
-    }
-}
-
-/// The verdict on one thing that is checked again and again: an instance, a peer.
+/// The verdict on one thing that is checked again and again, such as a peer.
 ///
 /// The rule is gdnsd's (`src/plugins/mon.c`): while up, failures add up even if successes stand between them, and `up`
 /// successes in a row wipe them out; at `down` failures it is down, until `up` successes in a row. So neither one lost
@@ -42,16 +33,6 @@ enum Verdict {
     Down,
 }
 
-/// A verdict that a check has just changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HealthChange {
-    /// It is up from now on.
-    Up,
-    /// It is down from now on.
-    Down,
-}
-
 impl Health {
     /// Nothing is known yet. `now_ms` is any clock that only goes forward, here and below.
     pub fn new(thresholds: Thresholds, now_ms: u64) -> Self {
@@ -59,20 +40,22 @@ impl Health {
     }
 
     /// Takes one check's result. O(1).
-    pub fn observe(&mut self, success: bool, now_ms: u64) -> Option<HealthChange> {
+    pub fn observe(&mut self, success: bool, now_ms: u64) {
         if success {
             self.successes = self.successes.saturating_add(1);
             let enough = self.successes >= self.thresholds.up;
             if enough {
                 self.failures = 0;
             }
-            let up = self.verdict == Verdict::Unproven || (self.verdict == Verdict::Down && enough);
-            up.then(|| self.change(Verdict::Up, HealthChange::Up, now_ms))
+            if self.verdict == Verdict::Unproven || (self.verdict == Verdict::Down && enough) {
+                self.change(Verdict::Up, now_ms);
+            }
         } else {
             self.successes = 0;
             self.failures = self.failures.saturating_add(1);
-            let down = self.verdict != Verdict::Down && self.failures >= self.thresholds.down;
-            down.then(|| self.change(Verdict::Down, HealthChange::Down, now_ms))
+            if self.verdict != Verdict::Down && self.failures >= self.thresholds.down {
+                self.change(Verdict::Down, now_ms);
+            }
         }
     }
 
@@ -91,20 +74,10 @@ impl Health {
         self.since_ms
     }
 
-    /// Whether the last check spoke against the verdict, so that it pays to check again soon.
-    pub fn is_wavering(&self) -> bool {
-        match self.verdict {
-            Verdict::Unproven => true,
-            Verdict::Up => self.failures > 0,
-            Verdict::Down => self.successes > 0,
-        }
-    }
-
-    fn change(&mut self, verdict: Verdict, change: HealthChange, now_ms: u64) -> HealthChange {
+    fn change(&mut self, verdict: Verdict, now_ms: u64) {
         self.verdict = verdict;
         self.since_ms = now_ms;
         self.failures = 0;
-        change
     }
 }
 
@@ -114,15 +87,22 @@ mod tests {
 
     use super::*;
 
+    /// Takes a check and tells the verdict if it changed it.
+    fn change(health: &mut Health, success: bool, now_ms: u64) -> Option<Verdict> {
+        let before = health.verdict;
+        health.observe(success, now_ms);
+        Some(health.verdict).filter(|verdict| *verdict != before)
+    }
+
     /// Runs checks, `+` or `-`, one a millisecond, and shows what changed: `^` up, `v` down, `.` nothing.
     fn changes(thresholds: Thresholds, checks: &str) -> String {
         let mut health = Health::new(thresholds, 0);
         let mut shown = String::new();
         for (now_ms, check) in checks.chars().enumerate() {
-            shown.push(match health.observe(check == '+', now_ms as u64) {
-                Some(HealthChange::Up) => '^',
-                Some(HealthChange::Down) => 'v',
-                None => '.',
+            shown.push(match change(&mut health, check == '+', now_ms as u64) {
+                Some(Verdict::Up) => '^',
+                Some(Verdict::Down) => 'v',
+                _ => '.',
             });
         }
         shown
@@ -145,18 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn tells_since_when_and_whether_to_look_again_soon() {
+    fn tells_since_when() {
         let mut health = Health::new(Thresholds { up: 2, down: 2 }, 5);
-        assert!(!health.is_up() && !health.is_down() && health.is_wavering());
+        assert!(!health.is_up() && !health.is_down());
         health.observe(true, 10);
         health.observe(true, 20);
-        assert!(health.is_up() && health.since_ms() == 10 && !health.is_wavering());
+        assert!(health.is_up() && health.since_ms() == 10);
         health.observe(false, 30);
-        assert!(health.is_up() && health.is_wavering());
+        assert!(health.is_up());
         health.observe(false, 40);
-        assert!(health.is_down() && health.since_ms() == 40 && !health.is_wavering());
+        assert!(health.is_down() && health.since_ms() == 40);
         health.observe(true, 50);
-        assert!(health.is_down() && health.is_wavering());
+        assert!(health.is_down());
     }
 
     proptest! {
@@ -168,12 +148,12 @@ mod tests {
             let mut health = Health::new(Thresholds { up, down }, 0);
             let mut last_change = None;
             for (index, check) in checks.into_iter().enumerate() {
-                let Some(change) = health.observe(check, index as u64) else { continue };
+                let Some(verdict) = change(&mut health, check, index as u64) else { continue };
                 if let Some(last) = last_change {
-                    let least = if change == HealthChange::Up { up } else { down };
+                    let least = if verdict == Verdict::Up { up } else { down };
                     prop_assert!(index - last >= least as usize);
                 }
-                prop_assert_eq!(health.is_up(), change == HealthChange::Up);
+                prop_assert_eq!(health.is_up(), verdict == Verdict::Up);
                 prop_assert_eq!(check, health.is_up());
                 last_change = Some(index);
             }

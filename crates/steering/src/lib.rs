@@ -16,5 +16,5 @@ mod vantage;
 pub use client::{Client, Policy, RegionState};
 pub use decide::decide;
 pub use decision::{Candidate, Decision, Reason, Source};
-pub use health::{Health, HealthChange, Thresholds};
+pub use health::{Health, Thresholds};
 pub use vantage::{RegionHealth, Report, Sighting, region_health};
