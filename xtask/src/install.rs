@@ -117,6 +117,6 @@ fn is_root() -> bool {
 }
 
 /// Where a skip counts as a failure.
-pub(crate) fn is_ci() -> bool {
+fn is_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true")
 }

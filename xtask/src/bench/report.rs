@@ -12,13 +12,8 @@ impl Spread {
     /// Of at least one figure.
     pub(crate) fn of(figures: &[f64]) -> Self {
         let mut sorted = figures.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted.get((sorted.len().saturating_sub(1) as f64 * share) as usize).copied();
-        Self {
-            minimum: at(0.0).unwrap_or(f64::NAN),
-            median: at(0.5).unwrap_or(f64::NAN),
-            maximum: at(1.0).unwrap_or(f64::NAN),
-        }
+        let mut at = |share| percentile(&mut sorted, share);
+        Self { minimum: at(0.0), median: at(0.5), maximum: at(1.0) }
     }
 }
 
