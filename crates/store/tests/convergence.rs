@@ -1,16 +1,15 @@
 //! Random histories of three replicas: equal digests and values after any delivery order, and at every moment the values
 //! that the oracle computes from history.
 
-mod oracle;
 mod reference_replica;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use geode_crdt::{Actors, Frame};
 use geode_store::Engine;
+use geode_store::conformance::oracle::{self, Command, History, NEVER};
 use geode_store::conformance::{Planet, Replica, Value};
-use oracle::{Command, History, NEVER, Type};
 use proptest::prelude::*;
 use reference_replica::ReferenceReplica;
 
@@ -75,26 +74,6 @@ fn step(command: BoxedStrategy<Command>) -> impl Strategy<Value = Step> {
     ]
 }
 
-fn words(command: &Command) -> Vec<String> {
-    let line = match command {
-        Command::Set(key, value) => format!("SET {key} {value}"),
-        Command::SetFor(key, value, ms) => format!("SET {key} {value} PX {ms}"),
-        Command::SetKeeping(key, value) => format!("SET {key} {value} KEEPTTL"),
-        Command::Append(key, tail) => format!("APPEND {key} {tail}"),
-        Command::Increment(key, delta) => format!("INCRBY {key} {delta}"),
-        Command::Delete(key) => format!("DEL {key}"),
-        Command::AddMember(key, member) => format!("SADD {key} {member}"),
-        Command::RemoveMember(key, member) => format!("SREM {key} {member}"),
-        Command::SetField(key, field, value) => format!("HSET {key} {field} {value}"),
-        Command::RemoveField(key, field) => format!("HDEL {key} {field}"),
-        Command::IncrementField(key, field, delta) => format!("HINCRBY {key} {field} {delta}"),
-        Command::Expire(key, ms) => format!("PEXPIRE {key} {ms}"),
-        Command::Persist(key) => format!("PERSIST {key}"),
-        Command::Rename(from, to) => format!("RENAME {from} {to}"),
-    };
-    line.split(' ').map(str::to_owned).collect()
-}
-
 /// The planet and the oracle, side by side.
 struct Pair {
     planet: Planet<ReferenceReplica>,
@@ -130,7 +109,7 @@ impl Pair {
             self.execute(at, "MULTI");
         }
         for command in commands {
-            self.execute(at, &words(command).join(" "));
+            self.execute(at, &command.words().join(" "));
         }
         if commands.len() > 1 {
             self.execute(at, "EXEC");
@@ -161,10 +140,9 @@ impl Pair {
             Step::List(at, line) => {
                 let before = self.planet.frames(*at).len();
                 self.execute(*at, line);
-                // For the oracle an entry about another key.
+
                 if let Some(frame) = self.planet.frames(*at).get(before) {
-                    let elsewhere = Command::Set("elsewhere".into(), String::new());
-                    self.history.write(*at, time_and_keys(frame).0, &[elsewhere]);
+                    self.history.write_elsewhere(*at, time_and_keys(frame).0);
                 }
                 Ok(*at)
             }
@@ -210,7 +188,7 @@ impl Pair {
         let now = self.now(at);
         for key in KEYS {
             let expected = self.history.visible(at, key, now);
-            let shown = self.shown(at, key);
+            let shown = oracle::read(key, |line| self.execute(at, line));
             let values = expected.as_ref().map(|(kind, cells, _)| (*kind, cells.clone()));
             prop_assert_eq!(&shown, &values, "{} in {}", key, REGIONS[at]);
             let left_ms = match expected {
@@ -225,35 +203,6 @@ impl Pair {
             prop_assert!((left - left_ms).abs() <= 1, "PTTL {key} in {}: {left}, not {left_ms}", REGIONS[at]);
         }
         Ok(())
-    }
-
-    /// A key as a user reads it.
-    fn shown(&mut self, at: usize, key: &str) -> Option<(Type, BTreeMap<String, String>)> {
-        let text = |value: &Value| match value {
-            Value::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            other => panic!("{other} is no string"),
-        };
-        match (self.execute(at, &format!("TYPE {key}")).to_string().as_str(), key) {
-            ("none", _) => None,
-            ("string", _) => {
-                let value = text(&self.execute(at, &format!("GET {key}")));
-                Some((Type::String, BTreeMap::from([(String::new(), value)])))
-            }
-            ("set", _) => match self.execute(at, &format!("SMEMBERS {key}")) {
-                Value::Set(members) => {
-                    Some((Type::Set, members.iter().map(|member| (text(member), String::new())).collect()))
-                }
-                other => panic!("{other} is no set"),
-            },
-            ("hash", _) => match self.execute(at, &format!("HGETALL {key}")) {
-                Value::Map(pairs) => {
-                    let pairs = pairs.iter().map(|(field, value)| (text(field), text(value)));
-                    Some((Type::Hash, pairs.collect()))
-                }
-                other => panic!("{other} is no hash"),
-            },
-            (other, _) => panic!("the oracle knows no {other}"),
-        }
     }
 }
 

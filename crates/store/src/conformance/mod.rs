@@ -3,6 +3,7 @@
 //! The rules are text ([`script`]), a file for each subject, under `rules/`; [`run`] plays them on planets of replicas that
 //! the engine's test makes. Time is the script's, and so is the network: frames travel when it says so.
 
+pub mod oracle;
 pub mod planet;
 pub mod script;
 pub mod value;

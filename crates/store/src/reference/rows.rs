@@ -11,7 +11,7 @@ use geode_crdt::{
 use super::{LoadedRows, need};
 use crate::context::ONLY;
 use crate::random::Random;
-use crate::view::{KeyView, Loaded, Part, View};
+use crate::view::{KeyView, Loaded, Need, Part, View};
 
 /// All rows of a replica.
 #[derive(Debug, Default)]
@@ -46,8 +46,18 @@ pub struct ReferenceKey<'v> {
 }
 
 impl Rows {
+    /// The table of actors.
+    pub const fn actors_mut(&mut self) -> &mut Actors {
+        &mut self.actors
+    }
+
+    /// Rows that were asked for are in memory from now on.
+    pub fn load(&mut self, need: &Need) {
+        self.loaded.insert(need.clone());
+    }
+
     /// Merges one operation of the entry `written_by`.
-    pub(super) fn apply(&mut self, op: &Op<'_>, time: HybridTime, written_by: (ActorIndex, u64)) {
+    pub fn apply(&mut self, op: &Op<'_>, time: HybridTime, written_by: (ActorIndex, u64)) {
         let name = op.key();
         let key: KeyId = (name.database, name.name.into());
         match *op {
@@ -91,7 +101,7 @@ impl Rows {
     }
 
     /// What a command wrote is in memory.
-    pub(super) fn keep_written(&mut self, op: &Op<'_>) {
+    pub fn keep_written(&mut self, op: &Op<'_>) {
         let (name, kind, element) = match *op {
             Op::Set { key, .. } => (key, Kind::String, ONLY),
             Op::Put { key, kind, element, .. }
@@ -116,14 +126,14 @@ impl Rows {
 
     /// Drops the pairs of an owner whose entries, delivered in order, depend on the cancel: it will extend that run no
     /// more.
-    pub(super) fn drop_dead(&mut self, owner: ActorIndex, depends: &VersionVector) {
+    pub fn drop_dead(&mut self, owner: ActorIndex, depends: &VersionVector) {
         self.drop_pairs(|pair| {
             pair.owner == owner && pair.cancelled_by.1 <= depends.get(pair.cancelled_by.0)
         });
     }
 
     /// The owner drops its own at once.
-    pub(super) fn drop_own_dead(&mut self, owner: ActorIndex) {
+    pub fn drop_own_dead(&mut self, owner: ActorIndex) {
         self.drop_pairs(|pair| pair.owner == owner);
     }
 
@@ -143,7 +153,7 @@ impl Rows {
     }
 
     /// Keys whose deadline lies below `until`.
-    pub(super) fn due(&self, until: HybridTime, limit: usize) -> Vec<KeyId> {
+    pub fn due(&self, until: HybridTime, limit: usize) -> Vec<KeyId> {
         let keys = self.keys.iter().map(|(id, cells)| (id, ReferenceKey { rows: self, id, cells }));
         let is_due = |key: ReferenceKey<'_>| {
             key.deadlines().map(|(_, deadline)| deadline).max().is_some_and(|last| last.passed_at(until))
@@ -161,7 +171,8 @@ impl Rows {
         }
     }
 
-    pub(super) fn digest(&self) -> Digest {
+    /// The digest of all rows, computed anew.
+    pub fn digest(&self) -> Digest {
         let mut digest = Digest::default();
         for ((database, name), cells) in &self.keys {
             let key = digest::key_hash(KeyName { database: *database, name });
