@@ -78,7 +78,7 @@ pub fn parse_float(text: &[u8]) -> Option<f64> {
 }
 
 /// A float as Redis prints it to users: shortest digits, no exponent, no trailing zeros.
-pub fn format_float(value: f64) -> String {
+pub(crate) fn format_float(value: f64) -> String {
     // `-0` is shown as Redis shows it.
     if value == 0.0 && value.is_sign_negative() { "-0".to_owned() } else { format!("{value}") }
 }

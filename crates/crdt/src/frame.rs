@@ -84,7 +84,7 @@ pub struct EntryRef<'a> {
 }
 
 /// The total length of the frame that begins at `bytes`, as its prefix claims; `None` if the prefix is not whole.
-pub fn claimed_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+fn claimed_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
     let Some(prefix) = bytes.get(..PREFIX) else { return Ok(None) };
     if prefix[0] != VERSION {
         return Err(FrameError::Version(prefix[0]));
@@ -115,11 +115,9 @@ pub fn peek(bytes: &[u8]) -> Result<Head<'_>, FrameError> {
     let (first_sequence, count) = (reader.u64()?, reader.u32()?);
     // Base time, and the count of actors, of whom the first is the writer.
     reader.take(8 + 2)?;
-    let length = usize::from(reader.byte()?);
-    let region = std::str::from_utf8(reader.take(length)?);
-    let region = region.map_err(|_| FrameError::Malformed("a region's name"))?;
+    let (region, incarnation) = read_actor_id(&mut reader)?;
     let last_sequence = first_sequence.saturating_add(u64::from(count)).saturating_sub(1);
-    Ok(Head { region, incarnation: reader.u64()?, first_sequence, last_sequence })
+    Ok(Head { region, incarnation, first_sequence, last_sequence })
 }
 
 impl<'a> Frame<'a> {
@@ -207,10 +205,7 @@ impl<'a> Frame<'a> {
         let changed_count = body.varint()?;
         let changed = body;
         for _ in 0..changed_count {
-            let actor = usize::try_from(body.varint()?).map_err(|_| FrameError::Short)?;
-            self.dictionary
-                .get(actor)
-                .ok_or(FrameError::Malformed("an actor that the frame does not declare"))?;
+            op::read_actor(&mut body, &self.dictionary)?;
             body.varint()?;
         }
         Ok(EntryRef {
@@ -251,10 +246,8 @@ impl<'a> EntryRef<'a> {
     pub fn changed(&self) -> impl Iterator<Item = (ActorIndex, u64)> + use<'a> {
         let (mut reader, dictionary) = (self.changed, self.dictionary);
         // Checked when the frame was parsed.
-        (0..self.changed_count).map_while(move |_| {
-            let actor = dictionary.get(reader.varint().ok()? as usize)?;
-            Some((*actor, reader.varint().ok()?))
-        })
+        (0..self.changed_count)
+            .map_while(move |_| Some((op::read_actor(&mut reader, dictionary).ok()?, reader.varint().ok()?)))
     }
 
     /// Its operations in order.
@@ -271,12 +264,18 @@ fn read_dictionary(
     let count = u16::from_le_bytes(reader.take(2)?.try_into().map_err(|_| FrameError::Short)?);
     let mut dictionary = SmallVec::new();
     for _ in 0..count {
-        let length = usize::from(reader.byte()?);
-        let region = std::str::from_utf8(reader.take(length)?);
-        let region = region.map_err(|_| FrameError::Malformed("a region's name"))?;
-        dictionary.push(actors.intern(&ActorId::new(region, reader.u64()?)));
+        let (region, incarnation) = read_actor_id(reader)?;
+        dictionary.push(actors.intern(&ActorId::new(region, incarnation)));
     }
     if dictionary.is_empty() { Err(FrameError::Malformed("no writer")) } else { Ok(dictionary) }
+}
+
+/// An actor's region and incarnation.
+fn read_actor_id<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, u64), FrameError> {
+    let length = usize::from(reader.byte()?);
+    let region = std::str::from_utf8(reader.take(length)?);
+    let region = region.map_err(|_| FrameError::Malformed("a region's name"))?;
+    Ok((region, reader.u64()?))
 }
 
 fn write_frame(

@@ -300,7 +300,10 @@ fn read_mark(reader: &mut Reader<'_>) -> Result<Mark, FrameError> {
     Ok(Mark { sequence, ordinal })
 }
 
-fn read_actor(reader: &mut Reader<'_>, dictionary: &[ActorIndex]) -> Result<ActorIndex, FrameError> {
+pub(crate) fn read_actor(
+    reader: &mut Reader<'_>,
+    dictionary: &[ActorIndex],
+) -> Result<ActorIndex, FrameError> {
     let index = usize::try_from(reader.varint()?).map_err(|_| FrameError::Short)?;
     dictionary.get(index).copied().ok_or(FrameError::Malformed("an actor that the frame does not declare"))
 }
