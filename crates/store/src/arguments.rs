@@ -11,6 +11,12 @@ pub(crate) fn integer(argument: &[u8]) -> Outcome<i64> {
     amount::parse_integer(argument).ok_or_else(|| errors::NOT_AN_INTEGER.into())
 }
 
+/// How many elements a pop takes: not negative.
+pub(crate) fn count(argument: &[u8]) -> Outcome<u64> {
+    let count = integer(argument).map_err(|_| errors::NOT_POSITIVE)?;
+    u64::try_from(count).map_err(|_| errors::NOT_POSITIVE.into())
+}
+
 /// Whether an argument is this option, in any case.
 pub(crate) fn is(argument: &[u8], option: &str) -> bool {
     argument.eq_ignore_ascii_case(option.as_bytes())

@@ -89,6 +89,19 @@ impl<'a, V: View, R: Reply> Context<'a, V, R> {
         Ok(None)
     }
 
+    /// [`Self::begin_write`] for one element. Returns its cell if something in it is live.
+    pub(crate) fn begin_cell_write(
+        &mut self,
+        name: &[u8],
+        kind: Kind,
+        element: &[u8],
+    ) -> Outcome<Option<CellRef<'a>>> {
+        match self.begin_write(name, kind)? {
+            Some(key) => Ok(live_cell(key, kind, element)?),
+            None => Ok(None),
+        }
+    }
+
     /// Ends a command that removed `removed` live cells of the shown type from a key.
     ///
     /// Hidden types go with it, as with every data write. If nothing stays, so do the NEVER rows: they say nothing about

@@ -29,5 +29,5 @@ pub mod reference;
 pub use engine::{Engine, Position, Ticket};
 pub use reply::Reply;
 pub use session::{Flow, Session};
-pub use store::{Conditional, DATABASES, InfoLines, Options, Store};
+pub use store::{Conditional, DATABASES, Options, Store};
 pub use view::{KeyView, Loaded, Need, Part, View};

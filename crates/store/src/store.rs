@@ -46,15 +46,11 @@ pub struct Options {
     pub parameters: Vec<(String, String)>,
 }
 
-/// Adds lines to a section of INFO: the section's name in lower case, and the text so far.
-pub type InfoLines = Box<dyn FnMut(&str, &mut String) + Send>;
-
 /// Commands over an engine. One thread owns it.
 pub struct Store<E: Engine> {
     /// What holds the rows.
     pub engine: E,
     pub(crate) options: Options,
-    pub(crate) info: Option<InfoLines>,
     random: Random,
     /// Where the open entry begins in the frame that is being built.
     entry_start: usize,
@@ -67,20 +63,7 @@ impl<E: Engine> Store<E> {
     /// A store over `engine`.
     pub fn new(engine: E, options: Options) -> Self {
         let random = Random::new(options.seed);
-        Self {
-            engine,
-            options,
-            info: None,
-            random,
-            entry_start: 0,
-            fetching: BTreeSet::new(),
-            completed: Vec::new(),
-        }
-    }
-
-    /// Lets the binary add lines to INFO.
-    pub fn set_info_lines(&mut self, lines: InfoLines) {
-        self.info = Some(lines);
+        Self { engine, options, random, entry_start: 0, fetching: BTreeSet::new(), completed: Vec::new() }
     }
 
     /// Runs one command. `arguments` begin with the command's name and are copied only if it has to wait.

@@ -6,7 +6,7 @@
 use geode_crdt::{Amount, CellRef, Folded, Kind, amount};
 
 use crate::arguments;
-use crate::context::{Context, ONLY, live_cell};
+use crate::context::{Context, ONLY};
 use crate::errors::{self, Outcome};
 use crate::reply::Reply;
 use crate::view::View;
@@ -41,10 +41,7 @@ fn add_integer<V: View, R: Reply>(
     element: &[u8],
     delta: i64,
 ) -> Outcome {
-    let cell = match c.begin_write(name, kind)? {
-        Some(key) => live_cell(key, kind, element)?,
-        None => None,
-    };
+    let cell = c.begin_cell_write(name, kind, element)?;
     let not_an_integer =
         if kind == Kind::Hash { errors::HASH_NOT_AN_INTEGER } else { errors::NOT_AN_INTEGER };
     let value = cell.and_then(|cell| c.fold(cell)).unwrap_or(Folded::Integer(0));
@@ -58,10 +55,7 @@ fn add_integer<V: View, R: Reply>(
 /// Floats are 64-bit here; Redis's are as wide as its platform's `long double`.
 pub(crate) fn incr_by_float<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&[u8]]) -> Outcome {
     let (name, operand) = (arguments[1], arguments[2]);
-    let cell = match c.begin_write(name, Kind::String)? {
-        Some(key) => live_cell(key, Kind::String, ONLY)?,
-        None => None,
-    };
+    let cell = c.begin_cell_write(name, Kind::String, ONLY)?;
     let value = cell.and_then(|cell| c.fold(cell)).unwrap_or(Folded::Integer(0));
     let sum = finite_float(&value.to_bytes())? + finite_float(operand)?;
     if !sum.is_finite() {

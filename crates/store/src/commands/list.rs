@@ -60,10 +60,7 @@ pub(crate) fn pop_right<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments:
 fn pop<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&[u8]], end: End) -> Outcome {
     let count = match &arguments[2..] {
         [] => None,
-        [count] => {
-            let count = arguments::integer(count).map_err(|_| errors::NOT_POSITIVE)?;
-            Some(u64::try_from(count).map_err(|_| errors::NOT_POSITIVE)?)
-        }
+        [count] => Some(arguments::count(count)?),
         _ => {
             let name = if end == End::Left { "lpop" } else { "rpop" };
             return Err(errors::wrong_arity(name).into());

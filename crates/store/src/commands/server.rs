@@ -162,7 +162,7 @@ const SECTIONS: [&str; 5] = ["server", "clients", "persistence", "replication", 
 
 impl<E: Engine> Store<E> {
     /// INFO [section ...]
-    pub(crate) fn reply_info<R: Reply>(&mut self, arguments: &[&[u8]], reply: &mut R) -> Outcome {
+    pub(crate) fn reply_info<R: Reply>(&self, arguments: &[&[u8]], reply: &mut R) -> Outcome {
         let all = ["default", "all", "everything"];
         let asked = |section: &str| {
             let named = |argument: &&[u8]| {
@@ -176,9 +176,6 @@ impl<E: Engine> Store<E> {
             let (initial, rest) = section.split_at(1);
             text += &format!("{separator}# {}{rest}\r\n", initial.to_ascii_uppercase());
             self.write_section(section, &mut text)?;
-            if let Some(more) = &mut self.info {
-                more(section, &mut text);
-            }
         }
         reply.bulk(text.as_bytes());
         Ok(())

@@ -102,7 +102,7 @@ pub(crate) fn cardinality<V: View, R: Reply>(c: &mut Context<'_, V, R>, argument
 pub(crate) fn pop<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&[u8]]) -> Outcome {
     let count = match &arguments[2..] {
         [] => None,
-        [count] => Some(positive(count)?),
+        [count] => Some(arguments::count(count)?),
         _ => return Err(errors::SYNTAX.into()),
     };
     let key = c.find(arguments[1], Kind::Set)?;
@@ -153,11 +153,6 @@ pub(crate) fn random_member<V: View, R: Reply>(c: &mut Context<'_, V, R>, argume
         c.reply.bulk(member);
     }
     Ok(())
-}
-
-fn positive(count: &[u8]) -> Outcome<u64> {
-    let count = arguments::integer(count).map_err(|_| errors::NOT_POSITIVE)?;
-    u64::try_from(count).map_err(|_| errors::NOT_POSITIVE.into())
 }
 
 type Picked<'a> = Vec<(&'a [u8], CellRef<'a>)>;

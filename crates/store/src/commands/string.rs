@@ -4,7 +4,7 @@ use geode_crdt::{Folded, HybridTime, Kind};
 
 use crate::arguments::{self, Distinct};
 use crate::commands::expiry::{self, Unit};
-use crate::context::{Context, ONLY, live_cell};
+use crate::context::{Context, ONLY};
 use crate::effect::Lifetime;
 use crate::errors::{self, Outcome};
 use crate::reply::Reply;
@@ -190,10 +190,7 @@ pub(crate) fn m_set<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&
 /// The whole value is written anew, so of two concurrent appends the later one stands.
 pub(crate) fn append<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&[u8]]) -> Outcome {
     let (name, tail) = (arguments[1], arguments[2]);
-    let cell = match c.begin_write(name, Kind::String)? {
-        Some(key) => live_cell(key, Kind::String, ONLY)?,
-        None => None,
-    };
+    let cell = c.begin_cell_write(name, Kind::String, ONLY)?;
     let old = cell.and_then(|cell| c.fold(cell)).unwrap_or(Folded::Bytes(b""));
     let old = old.to_bytes();
     if old.len() + tail.len() > LONGEST {

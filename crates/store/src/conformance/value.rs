@@ -30,20 +30,6 @@ pub enum Value {
 }
 
 impl Value {
-    /// The same reply as version 2 of the protocol shows it.
-    pub fn to_version_2(&self) -> Self {
-        let all = |values: &[Self]| Self::Array(values.iter().map(Self::to_version_2).collect());
-        match self {
-            Self::Array(values) | Self::Set(values) => all(values),
-            Self::Map(pairs) => {
-                let flat = pairs.iter().flat_map(|(key, value)| [key, value]);
-                Self::Array(flat.map(Self::to_version_2).collect())
-            }
-            Self::Double(value) => Self::Bulk(value.to_string().into_bytes()),
-            other => other.clone(),
-        }
-    }
-
     /// An array whose order means nothing, as a set.
     pub fn unordered(self) -> Self {
         match self {
