@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use geode_crdt::amount::parse_integer;
 use smallvec::SmallVec;
 
 use crate::inline;
@@ -267,18 +268,8 @@ fn any_line(input: &[u8], header: usize, searched: &mut usize) -> Line {
         return Line::Incomplete;
     }
     *searched = 0;
-    match input.get(header + 1..end).and_then(number) {
+    match input.get(header + 1..end).and_then(parse_integer) {
         Some(value) => Line::Number(value, end + 2),
         None => Line::NotANumber,
     }
-}
-
-/// A number as Redis accepts it (`string2ll`): digits without leading zeros or a plus sign.
-fn number(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let canonical = text == b"0" || matches!(digits.first(), Some(b'1'..=b'9'));
-    if !canonical {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
 }
