@@ -45,7 +45,8 @@ pub(crate) struct Geode {
     pub(crate) door_open: AtomicBool,
     /// It stops: others take its clients.
     pub(crate) draining: AtomicBool,
-    config_digest: String,
+    /// Of the meaning of its planet.toml.
+    pub(crate) config_digest: String,
     incarnation: u64,
     /// The smoothed load, as bits of an f64.
     load: AtomicU64,
@@ -58,16 +59,8 @@ impl Geode {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let config_digest = planet.digest();
         let starting = GeodeState {
-            region: region.clone(),
-            incarnation,
-            beat: 0,
-            version: VERSION.into(),
-            config_digest: config_digest.clone(),
-            service_digest: None,
             trouble: Some("it is starting".into()),
-            draining: false,
-            service: None,
-            store: None,
+            ..GeodeState::new(region.clone(), incarnation, config_digest.clone())
         };
         let peers = planet.regions.keys().filter(|peer| **peer != region).cloned();
         let gossip = Gossip::new(starting, peers);
@@ -118,16 +111,12 @@ impl Geode {
             self.service_trouble(status.as_ref())
         };
         GeodeState {
-            region: self.region.clone(),
-            incarnation: self.incarnation,
-            beat: 0,
-            version: VERSION.into(),
-            config_digest: self.config_digest.clone(),
             service_digest: status.as_ref().and_then(|status| status.service_digest.clone()),
             trouble,
             draining: self.draining.load(Ordering::Relaxed),
             service: status.as_ref().map(|status| self.service_state(status)),
             store: self.store.get().map(|store| StoreState { vector: portable(&store.vector()) }),
+            ..GeodeState::new(self.region.clone(), self.incarnation, self.config_digest.clone())
         }
     }
 

@@ -207,18 +207,7 @@ mod tests {
     }
 
     fn state(name: &str) -> GeodeState {
-        GeodeState {
-            region: region(name),
-            incarnation: 1,
-            beat: 0,
-            version: "0.1.0".into(),
-            config_digest: "c".into(),
-            service_digest: None,
-            trouble: None,
-            draining: false,
-            service: None,
-            store: None,
-        }
+        GeodeState::new(region(name), 1, "c".into())
     }
 
     async fn listener(name: &str, peer: &str, port: u16) -> (Listener, HostPort) {

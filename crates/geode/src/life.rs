@@ -104,7 +104,7 @@ async fn bind(planet: &Planet, region: &Region) -> Result<Bound, RunError> {
     };
     let settings = &region.settings;
     let address = settings.redis_listen;
-    let redis = std::net::TcpListener::bind(address).map_err(failed(address, "redis.listen"))?;
+    let redis = geode_resp::listen(address).map_err(failed(address, "redis.listen"))?;
     let mut doors = Vec::new();
     for address in &settings.door_listen {
         doors.push(TcpListener::bind(address).await.map_err(failed(*address, "door.listen"))?);

@@ -237,18 +237,7 @@ mod tests {
     }
 
     fn state(name: &str, incarnation: u64) -> GeodeState {
-        GeodeState {
-            region: region(name),
-            incarnation,
-            beat: 0,
-            version: "0.1.0".into(),
-            config_digest: "c".into(),
-            service_digest: None,
-            trouble: None,
-            draining: false,
-            service: None,
-            store: None,
-        }
+        GeodeState::new(region(name), incarnation, "c".into())
     }
 
     /// Three geodes with a delay between each two, beating out of step.

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use geode_planet::RegionName;
 use serde::{Deserialize, Serialize};
 
+use crate::geode::VERSION;
+
 /// Everything a geode tells the others about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GeodeState {
@@ -58,6 +60,22 @@ pub(crate) struct StoreState {
 }
 
 impl GeodeState {
+    /// A geode of this release that has nothing to complain of, and neither service nor store yet.
+    pub(crate) fn new(region: RegionName, incarnation: u64, config_digest: String) -> Self {
+        Self {
+            region,
+            incarnation,
+            beat: 0,
+            version: VERSION.into(),
+            config_digest,
+            service_digest: None,
+            trouble: None,
+            draining: false,
+            service: None,
+            store: None,
+        }
+    }
+
     /// Whether this was said after `other`, by the same region.
     pub(crate) fn is_newer_than(&self, other: &Self) -> bool {
         (self.incarnation, self.beat) > (other.incarnation, other.beat)

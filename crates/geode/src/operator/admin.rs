@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::OperatorError;
-use crate::dev::{AskError, ask};
+use crate::dev::{AskError, DEFAULT_DATA, RUNNING_FILE, ask};
 
 /// A geode asks others for up to eleven seconds (dial, answer) before it answers for the planet.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -42,7 +42,7 @@ impl AdminArgs {
     pub(crate) async fn find(&self) -> Result<Admin, OperatorError> {
         let urls = match &self.admin {
             Some(url) => vec![url.clone()],
-            None => running_planet(Path::new(".geode"))?,
+            None => running_planet(Path::new(DEFAULT_DATA))?,
         };
         for url in &urls {
             let authority = authority(url)?;
@@ -112,7 +112,7 @@ fn running_planet(directory: &Path) -> Result<Vec<String>, OperatorError> {
     struct Region {
         admin: String,
     }
-    let file: PathBuf = directory.join(crate::dev::RUNNING_FILE);
+    let file: PathBuf = directory.join(RUNNING_FILE);
     let text = std::fs::read_to_string(&file).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => OperatorError::NoAdmin(file.clone()),
         _ => OperatorError::Running { file: file.clone(), reason: error.to_string() },
@@ -156,7 +156,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let error = running_planet(directory.path()).unwrap_err().to_string();
         assert!(error.starts_with("no geode to ask: give --admin URL or set GEODE_ADMIN"), "{error}");
-        let file = directory.path().join(crate::dev::RUNNING_FILE);
+        let file = directory.path().join(RUNNING_FILE);
         std::fs::write(&file, "{").unwrap();
         let error = running_planet(directory.path()).unwrap_err().to_string();
         assert!(error.contains("does not name a running planet"), "{error}");
