@@ -10,9 +10,15 @@ use geode_door::{Boxed, Coverage, Peers, Service, Sessions};
 use geode_embedded::Vector;
 use geode_link::Purpose;
 use geode_planet::RegionName;
+use geode_steering::RegionHealth;
 use tokio::net::TcpStream;
 
 use crate::geode::Geode;
+use crate::membership::RegionView;
+
+/// A region that nobody has reached for so long has nothing on its way to anybody: the longest round trip on Earth, and
+/// as much again for what passed through a third region.
+const NOTHING_ON_ITS_WAY_MS: u64 = 1_000;
 
 /// This geode's copy of the service.
 pub(crate) struct LocalService(pub(crate) Arc<Geode>);
@@ -55,6 +61,18 @@ impl Peers for Geode {
     }
 }
 
+/// Whether something of what a session has seen can only come from a region that is down, so that waiting for it would
+/// keep a client waiting at each of its requests until the region is back.
+fn is_lost_for_now(seen: &Vector, held: &Vector, regions: &[RegionView]) -> bool {
+    let is_down = |name: &str| {
+        let health = regions.iter().find(|view| view.region.as_str() == name).map(|view| &view.health);
+        matches!(health, Some(RegionHealth::Unreachable { for_ms }) if *for_ms >= NOTHING_ON_ITS_WAY_MS)
+    };
+    seen.0.iter().any(|(actor, sequence)| {
+        held.0.get(actor).is_none_or(|held| held < sequence) && is_down(&actor.region)
+    })
+}
+
 impl Sessions for Geode {
     fn current(&self, presented: Option<&[u8]>) -> Vec<u8> {
         let mut vector = self.store.get().map(|store| store.vector()).unwrap_or_default();
@@ -81,11 +99,44 @@ impl Sessions for Geode {
             let (Some(store), Ok(vector)) = (self.store.get(), Vector::from_bytes(vector)) else {
                 return Coverage::Behind { who_has: Vec::new() };
             };
-            if store.wait_for(&vector, at_most).await {
+            let who_has =
+                || store.holders(&vector).into_iter().filter_map(|name| name.parse().ok()).collect();
+            let lost_for_now = is_lost_for_now(&vector, &store.vector(), &self.gossip.views().borrow());
+            if !(lost_for_now && store.holders(&vector).is_empty()) && store.wait_for(&vector, at_most).await
+            {
                 return Coverage::Covered;
             }
-            let who_has = store.holders(&vector).into_iter().filter_map(|name| name.parse().ok()).collect();
-            Coverage::Behind { who_has }
+            Coverage::Behind { who_has: who_has() }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(dots: &[(&str, u64)]) -> Vector {
+        Vector(
+            dots.iter()
+                .map(|(region, sequence)| (format!("{region}#7").parse().unwrap(), *sequence))
+                .collect(),
+        )
+    }
+
+    fn view(region: &str, health: RegionHealth) -> RegionView {
+        let region = region.parse().unwrap();
+        RegionView { region, health, reachable: false, rtt_ms: None, age_ms: 0, state: None }
+    }
+
+    #[test]
+    fn only_what_a_region_that_is_down_took_with_it_is_not_waited_for() {
+        let held = vector(&[("us", 5), ("eu", 3)]);
+        let down =
+            |for_ms| [view("us", RegionHealth::Unreachable { for_ms }), view("eu", RegionHealth::Healthy)];
+        assert!(is_lost_for_now(&vector(&[("us", 6)]), &held, &down(1_000)));
+        assert!(is_lost_for_now(&vector(&[("us", 6)]), &Vector::default(), &down(60_000)));
+        assert!(!is_lost_for_now(&vector(&[("us", 6)]), &held, &down(999)), "it may be on its way");
+        assert!(!is_lost_for_now(&vector(&[("us", 5), ("eu", 4)]), &held, &down(60_000)));
+        assert!(!is_lost_for_now(&vector(&[("mars", 1)]), &held, &down(60_000)));
     }
 }
