@@ -9,6 +9,7 @@ use clap::Subcommand;
 use http::{Method, StatusCode};
 
 use crate::dev::{AskError, ChaosState, DEFAULT_DATA, RUNNING_FILE, Ready, Regions, ask};
+use crate::terminal::{complain, say};
 
 /// A revived geode reads its log again before the answer comes.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -80,17 +81,24 @@ pub(crate) fn run(command: &ChaosCommand, admin: Option<&str>, json: bool) -> Ex
         Ok(state) => {
             let text =
                 if json { serde_json::to_string(&state).unwrap_or_default() } else { describe(&state) };
-            println!("{}", text.trim_end());
-            ExitCode::SUCCESS
+            match say(&format!("{}\n", text.trim_end())) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(&ChaosError::Failed(format!("the answer cannot be written: {error}"))),
+            }
         }
         Err(error) => {
             if json {
-                println!("{}", serde_json::json!({ "error": error.to_string() }));
+                // What cannot be written here stands on standard error all the same.
+                let _ = say(&format!("{}\n", serde_json::json!({ "error": error.to_string() })));
             }
-            eprintln!("geode chaos: {error}");
-            ExitCode::from(error.exit_code())
+            failed(&error)
         }
     }
+}
+
+fn failed(error: &ChaosError) -> ExitCode {
+    complain(&format!("geode chaos: {error}"));
+    ExitCode::from(error.exit_code())
 }
 
 fn execute(command: &ChaosCommand, admin: Option<&str>) -> Result<ChaosState, ChaosError> {

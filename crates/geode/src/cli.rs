@@ -13,6 +13,7 @@ use crate::dev::{self, DevArguments};
 use crate::operator::{ConflictsArgs, ExplainArgs, OperatorError, Outcome, StatusArgs, VerifyArgs};
 use crate::operator::{conflicts, explain, status, verify};
 use crate::run::{self, RunArgs};
+use crate::terminal::complain;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,6 +74,12 @@ enum Command {
     #[command(after_help = "Listens on PORT, keeps its data in the store at REDIS_URL, and calls its shop \
                             GEODE_REGION: what every service gets from its geode.")]
     Demo,
+    /// End what a killed `geode dev` has left behind.
+    #[command(hide = true)]
+    Guard {
+        /// Process id of the `geode dev`.
+        dev: u32,
+    },
     /// Become a service that ends when its geode ends.
     #[command(hide = true)]
     Launch {
@@ -110,6 +117,10 @@ pub(crate) fn main() -> ExitCode {
             chaos::run(&arguments.command, arguments.admin.as_deref(), arguments.json)
         }
         Command::Demo => demo(),
+        Command::Guard { dev } => {
+            dev::guard(dev);
+            ExitCode::SUCCESS
+        }
         Command::Launch { parent, command } => {
             let error = geode_host::launch::become_service(parent, &command);
             fail("launch", &error)
@@ -154,7 +165,7 @@ fn demo() -> ExitCode {
 }
 
 fn fail(name: &str, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("geode {name}: {error}");
+    complain(&format!("geode {name}: {error}"));
     Outcome::Failed.into()
 }
 

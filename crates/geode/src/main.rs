@@ -23,6 +23,7 @@ mod service;
 mod state;
 mod store;
 mod store_report;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
 //! `geode run`: reads and checks what one geode is to be, before anything of it begins, so that a mistake costs a line
 //! and no side effect. What happens then is in [`life`](crate::life).
 
-use std::io::IsTerminal as _;
+use std::fs::File;
+use std::io::{IsTerminal as _, Read as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use crate::life::{Destiny, live};
 use crate::open_files;
 use crate::service::{Output, Surroundings};
 use crate::store::StoreError;
+use crate::terminal::complain;
 
 /// Threads that serve the door, links, gossip and admin. The store has a thread of its own.
 const WORKER_THREADS: usize = 2;
@@ -27,6 +29,8 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 const HELD_STOP_GRACE: Duration = Duration::from_millis(1500);
 /// The least a key must hold, in bytes: the length of the hash it is used with.
 const KEY_BYTES: usize = 32;
+/// More of a configuration is not read, even to say how long it is. What may be in one is the planet's to say.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Run one geode: this region's complete copy of the planet.
 #[derive(Debug, clap::Args)]
@@ -102,7 +106,7 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("geode run: {error}");
+            complain(&format!("geode run: {error}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -152,7 +156,10 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
 }
 
 fn read_planet(args: &RunArgs) -> Result<Planet, RunError> {
-    let text = std::fs::read_to_string(&args.config).map_err(|source| RunError::File {
+    let mut text = String::new();
+    let read =
+        File::open(&args.config).and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_string(&mut text));
+    read.map_err(|source| RunError::File {
         file: args.config.clone(),
         key: "the planet's configuration (--config)",
         source,

@@ -187,6 +187,23 @@ fn a_geode_serves_answers_for_itself_and_keeps_its_data_over_a_restart() {
     assert_eq!(cup, "full");
 }
 
+#[test]
+fn a_reader_who_has_seen_enough_breaks_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let geode = Geode::start(directory.path(), "text");
+    let admin = format!("http://{}", geode.addresses.admin);
+    for question in
+        [&["status"][..], &["status", "--json"], &["explain", "sydney"], &["verify"], &["conflicts"]]
+    {
+        let mut command = Command::new(GEODE);
+        command.args(question).args(["--admin", &admin]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut asked = command.spawn().unwrap();
+        drop(asked.stdout.take());
+        let output = asked.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""), "{question:?}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn more_clients_fit_than_a_shell_lets_files_be_open() {
@@ -276,6 +293,10 @@ fn what_cannot_run_here_is_refused_in_one_line() {
         text.contains("regions.us-east-1.link = \"10.0.1.5:7400\": links have no mutual TLS yet"),
         "{text}"
     );
+    let endless =
+        Command::new(GEODE).args(["run", "--region", "x", "--config", "/dev/zero"]).output().unwrap();
+    assert_eq!(endless.status.code(), Some(2));
+    assert!(err(&endless).contains("/dev/zero:1: the file has "), "{}", err(&endless));
     let _taken = TcpListener::bind(addresses.redis).unwrap();
     let (code, text) = refused(&config, "us-east-1");
     assert_eq!(code, Some(2));

@@ -30,6 +30,7 @@ pub use backoff::BackoffSettings;
 pub use output::{OutputLine, OutputSink, OutputStream};
 pub use settings::{
     HealthSettings, HostError, HostSettings, InstanceLimits, Jitter, RunSettings, ServiceSource,
+    check_command,
 };
 pub use slot::Lease;
 pub use status::{HostStatus, InstanceState, InstanceStatus};

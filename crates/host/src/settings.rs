@@ -1,7 +1,7 @@
 //! What the host is told: the command or address of the service, and its limits.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,15 +141,21 @@ impl HostSettings {
         if min == 0 || max < min || in_flight == 0 {
             return Err(HostError::Limits { min, max, in_flight });
         }
-        let program = run.command.first().ok_or(HostError::EmptyCommand)?;
-        if find_program(program, &run.working_directory).is_none() {
-            return Err(HostError::UnknownProgram {
-                program: program.clone(),
-                working_directory: run.working_directory.clone(),
-            });
-        }
-        Ok(())
+        check_command(&run.command, &run.working_directory)
     }
+}
+
+/// Whether a command's program exists, as seen from the directory in which it would run.
+///
+/// # Errors
+/// It does not, or the command is empty.
+pub fn check_command(command: &[String], working_directory: &Path) -> Result<(), HostError> {
+    let program = command.first().ok_or(HostError::EmptyCommand)?;
+    let unknown = || HostError::UnknownProgram {
+        program: program.clone(),
+        working_directory: working_directory.to_owned(),
+    };
+    find_program(program, working_directory).map(|_| ()).ok_or_else(unknown)
 }
 
 /// Why a host cannot start.

@@ -210,9 +210,7 @@ mod tests {
     /// Three regions whose geodes are only said to be killed and revived.
     async fn control() -> SocketAddr {
         let names = ["tokyo", "lagos", "lima"].map(str::to_owned);
-        let plan =
-            Plan::new(&names, 7100, vec!["geode".to_owned()], PathBuf::from("/x"), Addresses::PerRegion)
-                .unwrap();
+        let plan = Plan::new(&names, 7100, None, PathBuf::from("/x"), Addresses::PerRegion).unwrap();
         let relay = Relay::start(Vec::new(), Vec::new()).unwrap();
         let (orders, mut inbox) = mpsc::channel(1);
         let (states, watched) = watch::channel(vec![GeodeState { phase: Phase::Ready, pid: None }; 3]);

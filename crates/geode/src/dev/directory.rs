@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use geode_planet::Planet;
 
 use super::DevError;
-use super::existing::{difference, displacement, relocate};
+use super::existing::{difference, displacement, other_service, relocate, with_service};
 use super::plan::Plan;
 
 /// Bytes of the key that authenticates session tokens: an HMAC-SHA-256 key of the hash's own length.
@@ -52,8 +52,8 @@ impl Directory {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// The planet of this directory: the one that is there, moved to the plan's addresses, else the plan's. Nothing is
-    /// written yet.
+    /// The planet of this directory: the one that is there, moved to the plan's addresses and with the service that was
+    /// asked for, else the plan's. Nothing is written yet.
     ///
     /// # Errors
     /// The file is no planet, or another one.
@@ -77,11 +77,15 @@ impl Directory {
         if let Some(difference) = difference(&planned, &found) {
             return Err(other(difference));
         }
-        let relocated = relocate(&text, &planned, &found);
-        let planet = parse(&relocated)?;
-        match displacement(&planned, &planet) {
-            Some(displacement) => Err(other(displacement)),
-            None => Ok(Draft { planet, text: (relocated != text).then_some(relocated) }),
+        let mut adapted = relocate(&text, &planned, &found);
+        let wanted = |planet: &Planet| other_service(&planned, planet).filter(|_| plan.command_given);
+        if let Some(difference) = wanted(&found) {
+            adapted = with_service(&adapted, &plan.run_value()).ok_or_else(|| other(difference))?;
+        }
+        let planet = parse(&adapted)?;
+        match displacement(&planned, &planet).or_else(|| wanted(&planet)) {
+            Some(difference) => Err(other(difference)),
+            None => Ok(Draft { planet, text: (adapted != text).then_some(adapted) }),
         }
     }
 
@@ -118,6 +122,13 @@ impl Directory {
 pub(super) struct Draft {
     planet: Planet,
     text: Option<String>,
+}
+
+impl Draft {
+    /// The planet as it will be.
+    pub(super) fn planet(&self) -> &Planet {
+        &self.planet
+    }
 }
 
 /// The file that names the running planet; removed when dropped.
@@ -164,12 +175,14 @@ fn file(doing: &'static str, path: &Path, source: std::io::Error) -> DevError {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use geode_planet::Program;
+
     use super::*;
     use crate::dev::plan::Addresses;
 
     fn plan(directory: &Path, names: &[&str], base_port: u16, command: &str) -> Plan {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let command = command.split(' ').map(str::to_owned).collect();
+        let command = (!command.is_empty()).then(|| command.split(' ').map(str::to_owned).collect());
         Plan::new(&names, base_port, command, directory.to_owned(), Addresses::PerRegion).unwrap()
     }
 
@@ -203,26 +216,38 @@ mod tests {
         let directory = Directory::enter(path).unwrap();
         start(&directory, &plan(path, &["tokyo", "lagos"], 7100, "geode demo"));
         let written = fs::read(path.join("planet.toml")).unwrap();
-        let others = [
-            (plan(path, &["tokyo"], 7100, "geode demo"), "its regions are lagos,tokyo, not tokyo"),
-            (
-                plan(path, &["tokyo", "lagos"], 7100, "node server.js"),
-                "its service is `geode demo`, not `node server.js`",
-            ),
-        ];
-        for (plan, difference) in others {
-            let error = directory.draft(&plan).unwrap_err();
-            assert_eq!(error.exit_code(), 2);
-            assert_eq!(
-                error.to_string(),
-                format!(
-                    "{} holds another planet ({difference}): start it with the same options as before, choose another \
-                     directory with --data, change its planet.toml, or delete it with its data",
-                    path.display()
-                )
-            );
-        }
+        let error = directory.draft(&plan(path, &["tokyo"], 7100, "geode demo")).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{} holds another planet (its regions are lagos,tokyo, not tokyo): start it with the same options as \
+                 before, choose another directory with --data, change its planet.toml, or delete it with its data",
+                path.display()
+            )
+        );
         assert_eq!(fs::read(path.join("planet.toml")).unwrap(), written);
+    }
+
+    #[test]
+    fn a_planet_may_change_its_service_and_keeps_it_until_told_otherwise() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        let directory = Directory::enter(path).unwrap();
+        let regions = ["tokyo", "lagos"];
+        let service = |planet: &Planet| planet.service.clone().unwrap().program;
+        let node = Program::Run(vec!["node".to_owned(), "server.js".to_owned()]);
+        let first = start(&directory, &plan(path, &regions, 7100, ""));
+        assert_eq!(service(&first), Program::Run(vec!["geode".to_owned(), "demo".to_owned()]));
+        assert_eq!(service(&start(&directory, &plan(path, &regions, 7100, "node server.js"))), node);
+        assert_eq!(service(&start(&directory, &plan(path, &regions, 7200, ""))), node);
+        let upstream = fs::read_to_string(path.join("planet.toml")).unwrap();
+        let upstream =
+            upstream.replace("run = [\"node\", \"server.js\"]", "upstream = \"http://127.0.0.1:3000\"");
+        fs::write(path.join("planet.toml"), &upstream).unwrap();
+        let error = directory.draft(&plan(path, &regions, 7200, "node server.js")).unwrap_err();
+        let difference = "its service is `upstream 127.0.0.1:3000`, not `node server.js`";
+        assert!(error.to_string().contains(difference), "{error}");
     }
 
     #[test]

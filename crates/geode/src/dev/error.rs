@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
+use geode_host::HostError;
 use geode_planet::{RegionName, UnknownPlace};
 
 use super::plan::MAX_REGIONS;
@@ -23,6 +25,8 @@ pub(crate) enum DevError {
              into a script"
     )]
     Command(String),
+    #[error("{0}")]
+    Service(#[from] HostError),
     #[error("{address} is in use ({what} would listen there), perhaps by another `geode dev`: end that \
              (`ss -ltnp 'sport = :{port}'` names it) or choose other ports with --base-port", port = .address.port())]
     PortInUse { address: SocketAddr, what: String },
@@ -43,13 +47,14 @@ pub(crate) enum DevError {
     System { doing: &'static str, source: std::io::Error },
     #[error("{region} ended before it was ready ({status}); its last words are above, its data is in {}",
             .data.display())]
-    NeverReady { region: RegionName, status: String, data: PathBuf },
+    NeverReady { region: RegionName, status: ExitStatus, data: PathBuf },
 }
 
 impl DevError {
-    /// 2 when what was asked for has to change, 1 when the planet failed.
+    /// 2 when what was asked for has to change, also when it is a geode that says so; 1 when the planet failed.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
+            Self::NeverReady { status, .. } if status.code() == Some(2) => 2,
             Self::NeverReady { .. } | Self::System { .. } | Self::File { .. } => 1,
             _ => 2,
         }

@@ -1,7 +1,8 @@
 //! A planet.toml that is already there: whether it is the planet that was asked for, and how it moves to other addresses.
 //!
-//! A planet is the same if it has the same regions and the same service. Where it listens and where its directory lies
-//! may change from one start to the next: the file is then changed in these places only, and stays the user's otherwise.
+//! A planet is the same if it has the same regions, whose data it holds. Where it listens, where its directory lies and
+//! which service it runs may change from one start to the next: the file is then changed in these places only, and stays
+//! the user's otherwise.
 
 use geode_planet::{Planet, Program, Region};
 
@@ -9,9 +10,12 @@ use geode_planet::{Planet, Program, Region};
 pub(super) fn difference(planned: &Planet, found: &Planet) -> Option<String> {
     let names =
         |planet: &Planet| planet.regions.keys().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    if names(planned) != names(found) {
-        return Some(format!("its regions are {}, not {}", names(found), names(planned)));
-    }
+    let (planned, found) = (names(planned), names(found));
+    (planned != found).then(|| format!("its regions are {found}, not {planned}"))
+}
+
+/// How the services of two planets differ, in words.
+pub(super) fn other_service(planned: &Planet, found: &Planet) -> Option<String> {
     let command = |planet: &Planet| match planet.service.as_ref().map(|service| &service.program) {
         Some(Program::Run(words)) => words.join(" "),
         Some(Program::Upstream(address)) => format!("upstream {address}"),
@@ -19,6 +23,32 @@ pub(super) fn difference(planned: &Planet, found: &Planet) -> Option<String> {
     };
     let (planned, found) = (command(planned), command(found));
     (planned != found).then(|| format!("its service is `{found}`, not `{planned}`"))
+}
+
+/// The text with this value for `run` in `[service]`, if it has one in the usual form.
+pub(super) fn with_service(text: &str, run_value: &str) -> Option<String> {
+    let service = text.find("\n[service]")? + 1;
+    let run = service + text[service..].find("\nrun")? + 1;
+    let open = run + text[run..].find('[')?;
+    let close = open + end_of_list(&text[open..])?;
+    Some([&text[..open], run_value, &text[close..]].concat())
+}
+
+/// Where a list of strings at the beginning of a TOML text is over.
+fn end_of_list(text: &str) -> Option<usize> {
+    let mut quote = None;
+    let mut letters = text.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        match (quote, letter) {
+            // The next letter is escaped.
+            (Some('"'), '\\') => _ = letters.next(),
+            (Some(open), letter) if open == letter => quote = None,
+            (None, '"' | '\'') => quote = Some(letter),
+            (None, ']') => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// The first thing that is elsewhere in `found` than planned, in words. Both have the same regions.
@@ -99,8 +129,7 @@ mod tests {
 
     fn text(names: &[&str], base_port: u16, directory: &str) -> String {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let command = ["geode", "demo"].map(str::to_owned).into();
-        let plan = Plan::new(&names, base_port, command, PathBuf::from(directory), Addresses::PerRegion);
+        let plan = Plan::new(&names, base_port, None, PathBuf::from(directory), Addresses::PerRegion);
         plan.unwrap().planet_toml()
     }
 
@@ -131,6 +160,25 @@ mod tests {
         };
         let expected: String = expected.replace("band = \"15ms\"", "band = \"99ms\"") + ours;
         assert_eq!(relocated, expected.lines().map(|line| swapped(line) + "\n").collect::<String>());
+    }
+
+    #[test]
+    fn another_service_takes_the_place_of_the_one_before() {
+        let before = text(&["tokyo"], 7100, "/x");
+        let node = with_service(&before, r#"["node", "a\"]b"]"#).unwrap();
+        assert_eq!(node, before.replace(r#"["geode", "demo"]"#, r#"["node", "a\"]b"]"#));
+        assert_eq!(with_service(&node, r#"["geode", "demo"]"#).as_deref(), Some(before.as_str()));
+        let planned = parse(&before);
+        assert_eq!(
+            other_service(&planned, &parse(&node)).as_deref(),
+            Some("its service is `node a\"]b`, not `geode demo`")
+        );
+        let wide = before.replace(r#"["geode", "demo"]"#, "[\n  'geode]', # [\n  \"demo\",\n]");
+        assert_eq!(with_service(&wide, r#"["geode", "demo"]"#).as_deref(), Some(before.as_str()));
+        assert_eq!(
+            with_service(&before.replace("\nrun = [\"geode\", \"demo\"]", "\nupstream = \"x:1\""), "[]"),
+            None
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::DevError;
 use super::ask::ask;
 use super::output::{Output, Stream};
 use super::plan::Plan;
-use super::processes;
+use super::processes::{self, Guard};
 
 /// Time between two looks whether a starting geode is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(20);
@@ -91,6 +91,7 @@ pub(super) struct Geodes {
     plan: Arc<Plan>,
     executable: PathBuf,
     search_path: OsString,
+    guard: Option<Guard>,
     output: Output,
     geodes: Vec<Geode>,
     states: watch::Sender<Vec<GeodeState>>,
@@ -148,13 +149,24 @@ impl Geodes {
         let system = |doing, source| DevError::System { doing, source };
         let executable =
             std::env::current_exe().map_err(|source| system("cannot find this program", source))?;
+        let guard = Guard::start(&executable).map_err(|source| system("cannot start the guard", source))?;
         processes::adopt();
         let geodes: Vec<Geode> = plan.regions.iter().map(|_| Geode::new()).collect();
         let (states, watched) = watch::channel(geodes.iter().map(Geode::state).collect());
         let (ready, ready_inbox) = mpsc::channel(plan.regions.len());
         let search_path = search_path(&executable);
-        let mut all =
-            Self { plan, executable, search_path, output, geodes, states, orders, ready, ready_inbox };
+        let mut all = Self {
+            plan,
+            executable,
+            search_path,
+            guard: Some(guard),
+            output,
+            geodes,
+            states,
+            orders,
+            ready,
+            ready_inbox,
+        };
         for region in 0..all.geodes.len() {
             all.launch(region).map_err(|source| system("cannot start a geode", source))?;
         }
@@ -170,11 +182,7 @@ impl Geodes {
             if let Some((region, status)) = self.step().await {
                 let region = &self.plan.regions[region];
                 let data = self.plan.directory.join(region.name.as_str());
-                return Err(DevError::NeverReady {
-                    region: region.name.clone(),
-                    status: status.to_string(),
-                    data,
-                });
+                return Err(DevError::NeverReady { region: region.name.clone(), status, data });
             }
         }
         Ok(())
@@ -214,6 +222,9 @@ impl Geodes {
                 self.geodes[region].process = None;
             }
             processes::end(&[]).await;
+            if let Some(guard) = self.guard.take() {
+                guard.dismiss().await;
+            }
         };
         // Past the bound nothing more can be done: a process in the kernel's hands dies when the kernel lets go.
         let _ = tokio::time::timeout(DEATH_WAIT, dead).await;
@@ -417,7 +428,11 @@ async fn report_ready(admin: SocketAddr, start: Start, ready: mpsc::Sender<Start
             }
             Ok((_, reason)) if reason != told && started.elapsed() >= NOTICE_AFTER => {
                 let text = String::from_utf8_lossy(&reason);
-                output.line(start.region, Stream::Err, &format!("not ready yet: {}", text.trim()));
+                output.line(
+                    start.region,
+                    Stream::Err,
+                    &format!("not ready yet: {}", text.trim().replace('\n', "; ")),
+                );
                 told = reason;
             }
             _ => {}

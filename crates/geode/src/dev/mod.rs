@@ -27,13 +27,14 @@ mod relay;
 mod sockets;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use geode_planet::{Planet, one_way_ms};
+use geode_host::HostError;
+use geode_planet::{Planet, Program, one_way_ms};
 use indicatif::ProgressBar;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -50,6 +51,7 @@ use relay::{Endpoint, Relay};
 use sockets::Sockets;
 
 use crate::open_files;
+use crate::terminal::complain;
 
 pub(crate) use ask::{AskError, ask};
 #[cfg(test)]
@@ -57,6 +59,7 @@ pub(crate) use control::RegionChaos;
 pub(crate) use control::{ChaosState, Regions};
 pub(crate) use directory::RUNNING_FILE;
 pub(crate) use held::die_with_parent;
+pub(crate) use processes::guard;
 pub(crate) use ready::Ready;
 
 /// Where the planet's data is unless `--data` says otherwise.
@@ -98,7 +101,7 @@ pub(crate) struct DevArguments {
     /// Print what the ready file would hold instead of the table, and everything else on standard error.
     #[arg(long)]
     json: bool,
-    /// The service to run in every region instead of the demo, after `--`.
+    /// The service to run in every region, after `--`. Without it that of planet.toml, which is the demo at first.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
 }
@@ -127,7 +130,7 @@ pub(crate) fn run(arguments: DevArguments) -> ExitCode {
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("geode dev: {error}");
+            complain(&format!("geode dev: {error}"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -138,6 +141,7 @@ fn start(arguments: DevArguments) -> Result<(), DevError> {
     let plan = plan(&arguments)?;
     let directory = Directory::enter(&plan.directory)?;
     let draft = directory.draft(&plan)?;
+    check_service(draft.planet())?;
     let sockets = Sockets::bind(&plan)?;
     let planet = directory.keep(&plan, draft)?;
     open_files::raise_limit();
@@ -154,9 +158,18 @@ fn start(arguments: DevArguments) -> Result<(), DevError> {
     runtime.block_on(run.until_told(planet, sockets))
 }
 
+/// A service that cannot be started is told once, here, and not by every geode, and before anything is written.
+fn check_service(planet: &Planet) -> Result<(), HostError> {
+    match planet.service.as_ref().map(|service| &service.program) {
+        // This very program, which every geode finds (see `search_path` in `geodes`).
+        Some(Program::Run(words)) if words.first().is_some_and(|program| program == "geode") => Ok(()),
+        Some(Program::Run(words)) => geode_host::check_command(words, Path::new(".")),
+        _ => Ok(()),
+    }
+}
+
 fn plan(arguments: &DevArguments) -> Result<Plan, DevError> {
-    let demo = || ["geode", "demo"].map(str::to_owned).into();
-    let command = if arguments.command.is_empty() { demo() } else { arguments.command.clone() };
+    let command = (!arguments.command.is_empty()).then(|| arguments.command.clone());
     let directory = std::path::absolute(&arguments.data).map_err(|source| DevError::File {
         doing: "cannot use",
         path: arguments.data.clone(),

@@ -176,8 +176,10 @@ pub(super) struct Plan {
     pub(super) internet: SocketAddr,
     /// The address of `geode chaos`.
     pub(super) control: SocketAddr,
-    /// The service of every region.
+    /// The service of every region: what was asked for, else the demo where there is no planet yet.
     pub(super) command: Vec<String>,
+    /// Whether the command was asked for.
+    pub(super) command_given: bool,
     /// The absolute data directory.
     pub(super) directory: PathBuf,
 }
@@ -190,10 +192,12 @@ impl Plan {
     pub(super) fn new(
         names: &[String],
         base_port: u16,
-        command: Vec<String>,
+        command: Option<Vec<String>>,
         directory: PathBuf,
         addresses: Addresses,
     ) -> Result<Self, DevError> {
+        let command_given = command.is_some();
+        let command = command.unwrap_or_else(|| ["geode", "demo"].map(str::to_owned).into());
         let mut regions: Vec<PlannedRegion> = Vec::new();
         if names.is_empty() || names.len() > MAX_REGIONS {
             return Err(DevError::RegionCount(names.len()));
@@ -222,7 +226,7 @@ impl Plan {
         }
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, base_port + port));
         let (internet, control) = (local(port::DOOR), local(port::ADMIN));
-        Ok(Self { addresses, regions, internet, control, command, directory })
+        Ok(Self { addresses, regions, internet, control, command, command_given, directory })
     }
 
     /// Where the planet's file stands.
@@ -233,6 +237,12 @@ impl Plan {
     /// Where the key of session tokens stands.
     pub(super) fn key_file(&self) -> PathBuf {
         self.directory.join("planet.key")
+    }
+
+    /// The command as planet.toml holds it.
+    pub(super) fn run_value(&self) -> String {
+        let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
+        format!("[{}]", words.join(", "))
     }
 
     /// The planet as a file that a person reads, keeps and changes.
@@ -265,8 +275,7 @@ impl Plan {
                 path(&self.directory.join(name.as_str())),
             );
         }
-        let run: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
-        let _ = write!(text, "\n[service]\nrun = [{}]\n", run.join(", "));
+        let _ = write!(text, "\n[service]\nrun = {}\n", self.run_value());
         text.push_str(STORE);
         write_cities(&mut text);
         text
@@ -280,7 +289,8 @@ fn commented(text: &mut String, line: &str, comment: &str) {
 
 const HEADER: &str = "\
 # The planet that `geode dev` runs on this machine. It is yours to read and to change: `geode dev` writes it once and
-# then changes nothing but addresses, when --base-port does. Regions and the service's command have to match its options.
+# then changes nothing but addresses, when --base-port does, and the service, when another is named after `--`. The regions
+# have to be those of its options.
 format = 1
 
 [planet]
@@ -347,8 +357,7 @@ mod tests {
 
     fn plan(names: &[&str], addresses: Addresses) -> Result<Plan, DevError> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let command = ["geode", "demo"].map(str::to_owned).into();
-        Plan::new(&names, 7100, command, PathBuf::from("/srv/planet"), addresses)
+        Plan::new(&names, 7100, None, PathBuf::from("/srv/planet"), addresses)
     }
 
     #[test]
@@ -437,9 +446,8 @@ mod tests {
     fn a_command_survives_quoting() {
         let words = ["sh", "-c", "echo \"a\\b\" 'é'"].map(str::to_owned);
         let names = ["tokyo".to_owned()];
-        let plan =
-            Plan::new(&names, 7100, words.clone().into(), PathBuf::from("/a \"b\""), Addresses::PerRegion)
-                .unwrap();
+        let command = Some(words.clone().into());
+        let plan = Plan::new(&names, 7100, command, PathBuf::from("/a \"b\""), Addresses::PerRegion).unwrap();
         let planet = Planet::parse(&plan.planet_toml(), "planet.toml").unwrap();
         assert_eq!(planet.service.unwrap().program, geode_planet::Program::Run(words.into()));
     }

@@ -142,7 +142,7 @@ mod tests {
 
     fn plan(addresses: Addresses) -> Plan {
         let names = ["us-east-1", "eu-west-1", "ap-southeast-2"].map(str::to_owned);
-        Plan::new(&names, 7100, vec!["geode".to_owned()], PathBuf::from("/srv/planet"), addresses).unwrap()
+        Plan::new(&names, 7100, None, PathBuf::from("/srv/planet"), addresses).unwrap()
     }
 
     #[test]
@@ -171,8 +171,7 @@ mod tests {
     #[test]
     fn the_ready_file_is_this_json() {
         let names = ["tokyo".to_owned()];
-        let command = vec!["geode".to_owned()];
-        let plan = Plan::new(&names, 7100, command, PathBuf::from("/x"), Addresses::PerRegion).unwrap();
+        let plan = Plan::new(&names, 7100, None, PathBuf::from("/x"), Addresses::PerRegion).unwrap();
         let states = [GeodeState { phase: Phase::Killed, pid: None }];
         assert_eq!(
             serde_json::to_value(Ready::new(&plan, &states)).unwrap(),

@@ -70,8 +70,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let names = ["tokyo".to_owned()];
-        let command = vec!["geode".to_owned()];
-        let plan = Plan::new(&names, port, command, PathBuf::from("/x"), Addresses::PerRegion).unwrap();
+        let plan = Plan::new(&names, port, None, PathBuf::from("/x"), Addresses::PerRegion).unwrap();
         let error = Sockets::bind(&plan).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert_eq!(

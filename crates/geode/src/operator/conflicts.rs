@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{AdminArgs, OperatorError, Outcome, print_json};
+use super::{AdminArgs, OperatorError, Outcome, say_json};
 use crate::store_report::{Conflict, Conflicts, PlanetReport, RegionAnswer, Side};
+use crate::terminal::say;
 
 /// Options of `geode conflicts`.
 #[derive(Debug, clap::Args)]
@@ -24,9 +25,9 @@ pub(crate) async fn conflicts(args: ConflictsArgs) -> Result<Outcome, OperatorEr
     let path = format!("/v1/conflicts?scope=planet&limit={}", args.limit);
     let report: PlanetReport<Conflicts> = args.admin.find().await?.ask(&path).await?;
     if args.admin.json {
-        print_json(&report);
+        say_json(&report)?;
     } else {
-        print!("{}", text(&report));
+        say(&text(&report))?;
     }
     let complete = report.regions.values().all(|answer| answer.answer().is_some());
     Ok(if complete { Outcome::Good } else { Outcome::Bad })

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{AdminArgs, OperatorError, Outcome, print_json};
+use super::{AdminArgs, OperatorError, Outcome, say_json};
+use crate::terminal::say;
 
 /// Options of `geode explain`.
 #[derive(Debug, clap::Args)]
@@ -23,9 +24,9 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<Outcome, OperatorError>
     let path = format!("/v1/explain?who={}", escape(&args.who));
     let answer: Value = admin.ask(&path).await?;
     if args.admin.json {
-        print_json(&answer);
+        say_json(&answer)?;
     } else {
-        print!("{}", admin.ask_text(&format!("{path}&format=text")).await?);
+        say(&admin.ask_text(&format!("{path}&format=text")).await?)?;
     }
     // Somebody must serve every client.
     let candidates = answer["decision"]["candidates"].as_array();

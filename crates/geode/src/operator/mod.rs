@@ -13,6 +13,8 @@ pub(crate) use explain::{ExplainArgs, explain};
 pub(crate) use status::{StatusArgs, status};
 pub(crate) use verify::{VerifyArgs, verify};
 
+use crate::terminal::say;
+
 /// How a command ended: the exit code of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -55,10 +57,15 @@ pub(crate) enum OperatorError {
     Refused(String),
     #[error("the answer of {url} is not understood ({reason}): is it a geode of this release?")]
     Garbled { url: String, reason: String },
+    #[error("the answer cannot be written: {0}")]
+    Output(#[from] std::io::Error),
 }
 
 /// Prints a value as JSON, for `--json`.
-pub(crate) fn print_json(value: &impl serde::Serialize) {
+///
+/// # Errors
+/// As [`say`].
+fn say_json(value: &impl serde::Serialize) -> std::io::Result<()> {
     // Serialising these types cannot fail: their keys are strings.
-    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+    say(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n"))
 }

@@ -7,9 +7,10 @@ use geode_planet::RegionName;
 use geode_steering::RegionHealth;
 use serde::{Deserialize, Serialize};
 
-use super::{AdminArgs, OperatorError, Outcome, print_json};
+use super::{AdminArgs, OperatorError, Outcome, say_json};
 use crate::membership::RegionView;
 use crate::state::GeodeState;
+use crate::terminal::say;
 
 /// How much of a digest a person compares.
 const SHOWN_DIGEST_CHARS: usize = 12;
@@ -45,9 +46,9 @@ pub(crate) async fn status(args: StatusArgs) -> Result<Outcome, OperatorError> {
             good: bool,
             wrong: &'a [String],
         }
-        print_json(&Judged { report: &report, good: wrong.is_empty(), wrong: &wrong });
+        say_json(&Judged { report: &report, good: wrong.is_empty(), wrong: &wrong })?;
     } else {
-        print!("{}", report.text(&wrong));
+        say(&report.text(&wrong))?;
     }
     Ok(if wrong.is_empty() { Outcome::Good } else { Outcome::Bad })
 }

@@ -10,8 +10,9 @@ use geode_planet::RegionName;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Admin, AdminArgs, OperatorError, Outcome, print_json};
+use super::{Admin, AdminArgs, OperatorError, Outcome, say_json};
 use crate::store_report::{PlanetReport, Proof, RegionAnswer};
+use crate::terminal::{complain, say};
 
 /// Time between two looks while regions still exchange writes.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -68,9 +69,9 @@ pub(crate) async fn verify(args: VerifyArgs) -> Result<Outcome, OperatorError> {
     let admin = args.admin.find().await?;
     let verdict = settle(&admin, Duration::from_secs(args.wait), args.admin.json).await?;
     if args.admin.json {
-        print_json(&verdict);
+        say_json(&verdict)?;
     } else {
-        print!("{}", verdict.text());
+        say(&verdict.text())?;
     }
     Ok(match verdict {
         Verdict::Converged { .. } => Outcome::Good,
@@ -87,7 +88,7 @@ async fn settle(admin: &Admin, wait: Duration, quiet: bool) -> Result<Verdict, O
         match compare(&report) {
             Verdict::Exchanging { missing } if Instant::now() < deadline => {
                 if !quiet && missing != shown {
-                    eprintln!("waiting: {}", missing.join("; "));
+                    complain(&format!("waiting: {}", missing.join("; ")));
                     shown = missing;
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;

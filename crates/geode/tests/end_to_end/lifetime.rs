@@ -30,8 +30,12 @@ fn ctrl_c_ends_every_process_also_when_a_geode_hangs_and_the_data_stays() {
 #[test]
 fn nothing_survives_the_death_of_the_parent() {
     let directory = tempfile::tempdir().unwrap();
-    let planet = Planet::start(directory.path(), &[]);
+    // A service that starts processes of its own, as `npm start` does.
+    let wrapped = format!("'{GEODE}' demo; true");
+    let planet = Planet::start(directory.path(), &["--", "sh", "-c", &wrapped]);
     let processes = family(planet.parent());
+    assert!(processes.len() >= 10, "a parent, three geodes, three shells, three services: {processes:?}");
+    signal(planet.pid(2), "STOP");
     planet.signal("KILL");
     wait_for("the end of all processes", || processes.iter().skip(1).all(|pid| !is_running(*pid)));
 }
@@ -54,6 +58,9 @@ fn what_cannot_work_is_said_in_one_line_with_exit_code_2() {
         line.contains("eu-wset-1") && line.contains("eu-west-1"),
         "names the region and the nearest known one: {line}"
     );
+
+    let line = refused(&["dev", "--data", data, "--", "./no-such-server", "--fast"]);
+    assert!(line.contains("`./no-such-server` does not exist"), "names the service's program: {line}");
 
     let planet = Planet::start(directory.path(), &[]);
     let line = refused(&["dev", "--data", data]);

@@ -63,8 +63,7 @@ async fn nobody() -> SocketAddr {
 /// The internet before doors in these places.
 async fn internet(doors: &[(&str, SocketAddr)], wan: bool) -> SocketAddr {
     let names: Vec<String> = doors.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let command = vec!["geode".to_owned()];
-    let plan = Plan::new(&names, 7100, command, PathBuf::from("/x"), Addresses::PerRegion).unwrap();
+    let plan = Plan::new(&names, 7100, None, PathBuf::from("/x"), Addresses::PerRegion).unwrap();
     let planet = Planet::parse(&plan.planet_toml(), "planet.toml").unwrap();
     let door = |(region, (_, address)): (&super::super::plan::PlannedRegion, &(&str, SocketAddr))| Door {
         name: region.name.clone(),
