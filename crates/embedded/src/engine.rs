@@ -1,6 +1,8 @@
 //! The engine: what the data thread owns.
 
 #[cfg(test)]
+mod absence;
+#[cfg(test)]
 mod conformance;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use geode_crdt::frame::Checkpoint;
 use geode_crdt::{ActorId, FrameBuilder, HybridTime, VersionVector};
 use geode_replica::{Action, Message, Now, Replica, Report};
-use geode_store::{Engine, Need, Position, Ticket, View};
+use geode_store::{Engine, Extent, Need, Position, Ticket, View};
 use tokio::net::TcpStream;
 use tokio::runtime;
 
@@ -490,12 +492,16 @@ impl Engine for Embedded {
         self.replica.is_sweeper()
     }
 
-    fn swept_until(&self) -> HybridTime {
-        self.replica.passed().min(self.now())
+    fn swept_until(&self, extent: Extent) -> HybridTime {
+        let passed = match extent {
+            Extent::Whole => self.replica.passed(),
+            Extent::Data => self.replica.passed_without_away(),
+        };
+        passed.min(self.now())
     }
 
-    fn due(&mut self, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
-        self.core.rows.table.due(until, limit)
+    fn due(&mut self, extent: Extent, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
+        self.core.rows.table.due(extent, until, limit)
     }
 
     fn turn(&mut self) -> bool {

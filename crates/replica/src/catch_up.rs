@@ -120,9 +120,7 @@ impl Replica {
     fn is_silent(&self, region: &Arc<str>, now_ms: u64) -> bool {
         let peer = self.peers.iter().find(|peer| peer.region == *region);
         region == self.region()
-            || peer.is_none_or(
-                |peer| matches!(peer.link, Link::Down { since_ms } if now_ms >= since_ms + GRACE_MS),
-            )
+            || peer.is_none_or(|peer| peer.link == Link::Down && peer.is_away(now_ms, GRACE_MS))
     }
 
     /// Who holds more: the region itself first, whoever failed last.

@@ -16,6 +16,6 @@ mod replica;
 mod vector;
 pub mod wire;
 
-pub use replica::{Action, Host, Now, Replica, Report};
+pub use replica::{Action, Host, Now, PENDING_BYTES, Replica, Report};
 pub use vector::Vector;
 pub use wire::Message;

@@ -7,8 +7,8 @@ use geode_crdt::{ActorIndex, HybridTime, VersionVector};
 /// The link to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Link {
-    /// No connection since that time.
-    Down { since_ms: u64 },
+    /// No connection.
+    Down,
     /// Connected; its hello has not come yet.
     Greeting,
     /// Connected and agreed.
@@ -19,6 +19,8 @@ pub(crate) enum Link {
 pub(crate) struct Peer {
     pub(crate) region: Arc<str>,
     pub(crate) link: Link,
+    /// When it last stopped being up, or when this process began; of no meaning while it is up.
+    pub(crate) away_since_ms: u64,
     /// Whether it ever agreed with this process.
     pub(crate) answered: bool,
     /// The actor under which it writes now.
@@ -33,7 +35,8 @@ impl Peer {
     pub(crate) fn new(region: &str, since_ms: u64) -> Self {
         Self {
             region: region.into(),
-            link: Link::Down { since_ms },
+            link: Link::Down,
+            away_since_ms: since_ms,
             answered: false,
             actor: None,
             held: VersionVector::default(),
@@ -44,5 +47,10 @@ impl Peer {
 
     pub(crate) fn is_up(&self) -> bool {
         self.link == Link::Up
+    }
+
+    /// Whether nothing was agreed with it for at least `grace_ms`.
+    pub(crate) fn is_away(&self, now_ms: u64, grace_ms: u64) -> bool {
+        !self.is_up() && now_ms >= self.away_since_ms + grace_ms
     }
 }

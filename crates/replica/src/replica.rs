@@ -16,8 +16,12 @@ const HEARTBEAT_MS: u64 = 100;
 /// How far an entry may be ahead of the local clock before it is held back, in microseconds: well above what NTP leaves
 /// between healthy machines.
 const DRIFT_US: u64 = 500_000;
+/// How long a region is away before the data of expired keys no longer waits for it. It is a trade: until then expired
+/// data takes up memory everywhere; afterwards a lifetime that was prolonged there meanwhile comes too late. A process or
+/// a machine that starts again, and most broken routes, are back within a minute.
+const AWAY_MS: u64 = 60_000;
 /// Undeliverable frames that are kept for each peer. What is beyond is dropped and asked for again.
-const PENDING_BYTES: usize = 16 << 20;
+pub const PENDING_BYTES: usize = 16 << 20;
 
 /// The time, as whoever drives the machine reads it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,6 +189,11 @@ impl Replica {
         self.peers.iter().map(|peer| (&peer.region, peer.is_up(), &peer.held))
     }
 
+    /// The most that undeliverable frames of one peer take; never above [`PENDING_BYTES`] unless one frame alone is.
+    pub fn pending_bytes(&self) -> usize {
+        (0..self.peers.len()).map(|peer| self.pending.bytes_of(peer)).max().unwrap_or(0)
+    }
+
     /// Whether every peer has said since the start what it holds of this writer.
     pub fn all_answered(&self) -> bool {
         self.peers.iter().all(|peer| peer.answered)
@@ -197,14 +206,34 @@ impl Replica {
 
     /// Up to when every other region's entries are delivered. Nothing with a lesser time can arrive any more.
     pub fn passed(&self) -> HybridTime {
-        let current = |actor| self.peers.iter().any(|peer| peer.actor == Some(actor));
-        // A lost tail of an earlier incarnation may still be fetched; its times are not bound by what came later.
-        let outstanding = self.peers.iter().flat_map(|peer| peer.held.iter());
+        self.passed_by(|_| true)
+    }
+
+    /// The same without the regions that have been away for a minute: what they wrote may still arrive. Never less than
+    /// [`Self::passed`], and no more than that where fewer than half of the planet's regions are in touch: a region that
+    /// is cut off from most of the others cannot call them away. Otherwise it would, once it is back, take from them
+    /// the keys that they kept alive meanwhile.
+    pub fn passed_without_away(&self) -> HybridTime {
+        let in_touch = 1 + self.peers.iter().filter(|peer| peer.is_up()).count();
+        let is_most = 2 * in_touch > self.peers.len();
+        let now_ms = self.now.monotonic_ms;
+        if !is_most {
+            return self.passed();
+        }
+        self.passed_by(|peer| !peer.is_away(now_ms, AWAY_MS)).max(self.passed())
+    }
+
+    fn passed_by(&self, counts: impl Fn(&Peer) -> bool) -> HybridTime {
+        let peers = || self.peers.iter().filter(|peer| counts(peer));
+        let current = |actor| peers().any(|peer| peer.actor == Some(actor));
+        // A lost tail of an earlier incarnation may still be fetched; its times are not bound by what came later. The
+        // same goes for what others have of a region that does not count.
+        let outstanding = peers().flat_map(|peer| peer.held.iter());
         if outstanding.into_iter().any(|(actor, held)| !current(actor) && held > self.held.get(actor)) {
             return HybridTime(0);
         }
         let passed = |peer: &Peer| self.passed.get(&peer.region).copied().unwrap_or_default();
-        self.peers.iter().map(passed).min().unwrap_or(HybridTime(u64::MAX))
+        peers().map(passed).min().unwrap_or(HybridTime(u64::MAX))
     }
 
     /// An own entry is in the log.
@@ -252,7 +281,11 @@ impl Replica {
     /// The connection to `peer` is gone.
     pub fn lost(&mut self, peer: &str) {
         let Some(index) = self.index_of(peer) else { return };
-        self.peers[index].link = Link::Down { since_ms: self.now.monotonic_ms };
+        let peer = &mut self.peers[index];
+        if peer.is_up() {
+            peer.away_since_ms = self.now.monotonic_ms;
+        }
+        peer.link = Link::Down;
         self.catch_up.lost(index);
     }
 
@@ -260,7 +293,7 @@ impl Replica {
     pub fn message(&mut self, peer: &str, message: Message, host: &mut impl Host) {
         let Some(index) = self.index_of(peer) else { return };
         match (self.peers[index].link, message) {
-            (Link::Down { .. }, _) => {}
+            (Link::Down, _) => {}
             (_, Message::Refuse { reason }) => {
                 let peer = Arc::clone(&self.peers[index].region);
                 self.actions.push_back(Action::Report(Report::Refused {

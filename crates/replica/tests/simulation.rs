@@ -234,6 +234,55 @@ fn an_entry_ahead_of_the_clock_is_held_and_reported_and_then_delivered() {
 }
 
 #[test]
+fn after_a_minute_what_has_passed_no_longer_waits_for_a_region_that_is_away() {
+    let mut planet = Simulation::new(&NAMES[..3], 5);
+    planet.connect_all();
+    planet.settle();
+    planet.advance(100);
+    planet.exchange();
+    planet.write_surely(2);
+    planet.flush(2);
+    // Only "eu" has what "sa" wrote last.
+    planet.cut(0, 2);
+    planet.exchange();
+    planet.kill(2);
+    let died = planet.nodes[0].replica.passed();
+    planet.settle();
+    let minute = |planet: &mut Simulation| {
+        (0..550).for_each(|_| {
+            planet.advance(100);
+            planet.exchange();
+        })
+    };
+    minute(&mut planet);
+    let passed = |planet: &Simulation| {
+        let replica = &planet.nodes[0].replica;
+        (replica.passed(), replica.passed_without_away())
+    };
+    let (all, reached) = passed(&planet);
+    assert_eq!(all, reached, "within the minute it is waited for");
+    planet.advance(5_000);
+    planet.exchange();
+    let (still, reached) = passed(&planet);
+    assert_eq!(still, all);
+    assert!(reached.0 > died.0 + 55_000_000, "{reached} is not long after {died}");
+    planet.cut(0, 1);
+    let (still, reached) = passed(&planet);
+    assert_eq!(still, reached, "one region of three cannot tell whether it is away itself");
+    planet.connect(0, 1);
+    planet.revive(2, 0, true);
+    planet.connect_all();
+    planet.exchange();
+    let (all, reached) = passed(&planet);
+    assert_eq!(all, reached, "it is back, and what it did meanwhile counts");
+    planet.advance(100);
+    planet.exchange();
+    let (all, reached) = passed(&planet);
+    assert_eq!(all, reached);
+    assert!(all.0 > died.0 + 55_000_000, "{all} is not long after {died}");
+}
+
+#[test]
 fn acknowledgements_count_regions_whose_disk_has_the_entry() {
     let mut planet = Simulation::new(&NAMES[..3], 3);
     planet.connect_all();

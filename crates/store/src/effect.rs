@@ -3,6 +3,7 @@
 use geode_crdt::{CellRef, Deadline, Dot, HybridTime, Kind};
 
 use crate::context::{Context, ONLY, deadline, live_cell};
+use crate::engine::Extent;
 use crate::errors::{self, Outcome};
 use crate::reply::Reply;
 use crate::view::{KeyView, Loaded, View};
@@ -189,15 +190,17 @@ impl<'a, V: View, R: Reply> Context<'a, V, R> {
         self.entry.set(self.name(name), value, put_dots(string).chain(others));
     }
 
-    /// The sweep of one key, once its deadline has passed everywhere: data and TTL rows go.
-    pub(crate) fn sweep_key(&mut self, name: &[u8], passed: HybridTime) -> Outcome {
+    /// The sweep of one key whose deadline has passed: data and, if that is so everywhere, TTL rows go.
+    pub(crate) fn sweep_key(&mut self, name: &[u8], extent: Extent, passed: HybridTime) -> Outcome {
         let Some(key) = self.view.key(self.name(name))? else { return Ok(()) };
         if !deadline(key).is_some_and(|deadline| deadline.passed_at(passed)) {
             return Ok(());
         }
         self.clear_data(name, key, None)?;
-        for (dot, _) in key.deadlines() {
-            self.entry.remove(self.name(name), Kind::Ttl, ONLY, dot);
+        if extent == Extent::Whole {
+            for (dot, _) in key.deadlines() {
+                self.entry.remove(self.name(name), Kind::Ttl, ONLY, dot);
+            }
         }
         Ok(())
     }

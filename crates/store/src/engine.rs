@@ -15,6 +15,16 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(pub u64);
 
+/// What a sweep takes of an expired key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Data and deadline, once the deadline has passed for every write that can still come.
+    Whole,
+    /// The data alone, once the deadline has passed for every write of the regions that can be reached, while others
+    /// have been away for long. An increment that one of these made within the key's life still finds its deadline.
+    Data,
+}
+
 /// An engine. One thread owns it; nothing here blocks except [`Engine::flush`], which hands bytes to the kernel.
 ///
 /// Rows that a command saw loaded stay loaded until the next [`turn`](Self::turn), and so do rows it wrote: a
@@ -82,17 +92,19 @@ pub trait Engine {
         false
     }
 
-    /// The least time up to which *every* region is known to have been delivered in order, by an entry or a heartbeat;
-    /// zero while nothing is known of one of them. A deadline below it has passed for every write that can still come,
-    /// so the sweep may take the key.
-    fn swept_until(&self) -> HybridTime {
+    /// Deadlines below this time are due. For [`Extent::Whole`]: the least time up to which *every* region is known to
+    /// have been delivered in order, by an entry or a heartbeat; zero while nothing is known of one of them. For
+    /// [`Extent::Data`] the regions that have been away for long do not count; never less than the former.
+    fn swept_until(&self, extent: Extent) -> HybridTime {
+        let _ = extent;
         HybridTime(0)
     }
 
-    /// At most `limit` keys (database, name) whose deadline lies below `until`, the earliest first if the engine knows.
-    /// They stay due until they are swept or written.
-    fn due(&mut self, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
-        let _ = (until, limit);
+    /// At most `limit` keys (database, name) whose deadline lies below `until`, the earliest first if the engine knows;
+    /// for [`Extent::Data`] only those with live data, and without looking at the others. They stay due until they are
+    /// swept or written.
+    fn due(&mut self, extent: Extent, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
+        let _ = (extent, until, limit);
         Vec::new()
     }
 

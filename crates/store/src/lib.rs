@@ -26,7 +26,7 @@ pub mod conformance;
 #[cfg(feature = "conformance")]
 pub mod reference;
 
-pub use engine::{Engine, Position, Ticket};
+pub use engine::{Engine, Extent, Position, Ticket};
 pub use reply::Reply;
 pub use session::{Flow, Session};
 pub use store::{Conditional, DATABASES, Options, Store};

@@ -1,29 +1,39 @@
 //! The sweep: clears keys whose deadline has passed for everybody, as logged entries.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Extent};
 use crate::errors::Stop;
 use crate::reply::Reply;
 use crate::store::Store;
 
 impl<E: Engine> Store<E> {
-    /// Sweeps at most `limit` keys in one entry; called between batches, never inside one. Returns how many went.
+    /// Sweeps at most `limit` keys, in one entry for each [`Extent`]; called between batches, never inside one. Returns
+    /// how many went.
     ///
-    /// Until then reads hide them. Only the lowest reachable region sweeps, and only keys whose deadline lies below
-    /// what every region was delivered up to: any write that is still to come sees the key as expired and creates it
-    /// anew, so nothing that was written within the key's life loses its TTL.
+    /// Until then reads hide them. Only the lowest reachable region sweeps, and keys go whole only if their deadline
+    /// lies below what every region was delivered up to: any write that is still to come sees the key as expired and
+    /// creates it anew, so nothing that was written within the key's life loses its TTL. While a region is away for
+    /// long, data goes without waiting for it, and deadlines stay.
     pub fn sweep(&mut self, limit: usize) -> usize {
         if !self.engine.is_sweeper() {
             return 0;
         }
-        let passed = self.engine.swept_until();
-        let due = self.engine.due(passed, limit);
+        let swept = self.sweep_extent(Extent::Whole, limit);
+        swept + self.sweep_extent(Extent::Data, limit - swept)
+    }
+
+    fn sweep_extent(&mut self, extent: Extent, limit: usize) -> usize {
+        let passed = self.engine.swept_until(extent);
+        if limit == 0 || extent == Extent::Data && passed <= self.engine.swept_until(Extent::Whole) {
+            return 0;
+        }
+        let due = self.engine.due(extent, passed, limit);
         if due.is_empty() {
             return 0;
         }
         let mut swept = 0;
         let now = self.begin();
         for (database, name) in due {
-            match self.step(now, database, &mut Silence, |context| context.sweep_key(&name, passed)) {
+            match self.step(now, database, &mut Silence, |context| context.sweep_key(&name, extent, passed)) {
                 Ok(()) => swept += 1,
                 // It stays due and is swept when it is in memory.
                 Err(Stop::Need(need)) => drop(self.fetch(&[*need])),

@@ -6,10 +6,10 @@ mod reference_replica;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use geode_crdt::{Actors, Frame};
-use geode_store::Engine;
+use geode_crdt::{Actors, Frame, Kind, Op};
 use geode_store::conformance::oracle::{self, Command, History, NEVER};
 use geode_store::conformance::{Planet, Replica, Value};
+use geode_store::{Engine, Extent};
 use proptest::prelude::*;
 use reference_replica::ReferenceReplica;
 
@@ -28,6 +28,8 @@ enum Step {
     /// Tens of milliseconds; lifetimes end between them.
     Advance(usize, u64),
     Sweep,
+    /// While this region is away for long.
+    SweepWithout(usize),
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -71,6 +73,7 @@ fn step(command: BoxedStrategy<Command>) -> impl Strategy<Value = Step> {
         8 => (0..3usize, 0..3usize).prop_map(|(from, to)| Step::Send(from, to)),
         2 => (0..3usize, 0..3u64).prop_map(|(at, tens)| Step::Advance(at, tens * 10)),
         1 => Just(Step::Sweep),
+        1 => (1..3usize).prop_map(Step::SweepWithout),
     ]
 }
 
@@ -155,15 +158,22 @@ impl Pair {
                 Ok(*at)
             }
             Step::Sweep => {
-                self.sweep();
+                self.sweep(None);
+                Ok(0)
+            }
+            Step::SweepWithout(away) => {
+                let region = Arc::from(REGIONS[*away]);
+                self.planet.replica(0).store().engine.set_away(&region, true);
+                self.sweep(Some(*away));
+                self.planet.replica(0).store().engine.set_away(&region, false);
                 Ok(0)
             }
         }
     }
 
-    /// The first region sweeps after it has heard all it can from the others.
-    fn sweep(&mut self) {
-        for (from, region) in REGIONS.iter().enumerate().skip(1) {
+    /// The first region sweeps after it has heard all it can from the others but one that is away.
+    fn sweep(&mut self, away: Option<usize>) {
+        for (from, region) in REGIONS.iter().enumerate().skip(1).filter(|(from, _)| Some(*from) != away) {
             while self.send(from, 0) {}
             if self.received[0][from] == self.planet.frames(from).len() {
                 self.now(from);
@@ -177,9 +187,9 @@ impl Pair {
             self.planet.replica(0).store().sweep(10);
             self.planet.replica(0).store().engine.turn();
             self.planet.collect(0);
-            if let Some(frame) = self.planet.frames(0).get(before) {
+            for frame in &self.planet.frames(0)[before..] {
                 let (time, keys) = time_and_keys(frame);
-                self.history.sweep(0, time, &keys);
+                self.history.sweep(0, time, extent(frame), &keys);
             }
         }
     }
@@ -212,6 +222,14 @@ fn time_and_keys(frame: &[u8]) -> (u64, BTreeSet<String>) {
     let entry = frame.entries().next().expect("a frame has an entry");
     let keys = entry.ops().map(|op| op.expect("it was parsed").key().name.to_vec());
     (entry.time.0, keys.map(|name| String::from_utf8_lossy(&name).into_owned()).collect())
+}
+
+/// Whether a sweep took deadlines, too.
+fn extent(frame: &[u8]) -> Extent {
+    let frame = Frame::parse(frame, &mut Actors::default()).expect("a frame of the builder");
+    let mut ops = frame.entries().flat_map(|entry| entry.ops().collect::<Vec<_>>());
+    let of_deadline = |op| matches!(op, Ok(Op::Remove { kind: Kind::Ttl, .. }));
+    if ops.any(of_deadline) { Extent::Whole } else { Extent::Data }
 }
 
 /// Runs the steps, comparing each region with the oracle after each, then lets everything arrive.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use geode_crdt::{Actors, Digest, Frame, HybridTime};
 use geode_store::conformance::{Planet, Recorder, Replica, Value};
 use geode_store::reference::ReferenceEngine;
-use geode_store::{Engine, Flow, Options, Session, Store};
+use geode_store::{Engine, Extent, Flow, Options, Session, Store};
 use reference_replica::ReferenceReplica;
 
 fn planet(regions: &[&str]) -> Planet<ReferenceReplica> {
@@ -216,6 +216,8 @@ fn heartbeat(planet: &mut Planet<ReferenceReplica>, from: usize, to: usize) {
 
 fn sweep(planet: &mut Planet<ReferenceReplica>, at: usize) -> usize {
     let mut swept = 0;
+    // A command sets the clock.
+    execute(planet, at, "PING");
     // What is not in memory is fetched first.
     for _ in 0..100 {
         swept += planet.replica(at).store().sweep(100);
@@ -261,6 +263,63 @@ fn the_sweep_leaves_what_was_created_anew() {
     assert_eq!(sweep(&mut planet, 0), 0);
     planet.sync().expect("digests are equal");
     assert_eq!(execute(&mut planet, 0, "GET k"), "\"1\"");
+}
+
+/// A planet of three in which the third wrote nothing of its own lately and is now away.
+fn planet_without_us() -> Planet<ReferenceReplica> {
+    let mut planet = planet(&["ap", "eu", "us"]);
+    planet.replica(0).store().engine.set_sweeper(true);
+    execute(&mut planet, 0, "INCR k");
+    execute(&mut planet, 0, "PEXPIRE k 1000");
+    execute(&mut planet, 0, "SET other v PX 1000");
+    planet.sync().expect("digests are equal");
+    heartbeat(&mut planet, 2, 0);
+    planet.replica(0).store().engine.set_away(&Arc::from("us"), true);
+    planet
+}
+
+#[test]
+fn the_data_of_expired_keys_does_not_wait_for_a_region_that_is_away() {
+    let mut planet = planet_without_us();
+    planet.advance(0, 1001);
+    heartbeat(&mut planet, 1, 0);
+    assert_eq!(sweep(&mut planet, 0), 0, "a region that can be reached has not come so far");
+    planet.advance(1, 1001);
+    heartbeat(&mut planet, 1, 0);
+    assert_eq!(sweep(&mut planet, 0), 2);
+    assert_eq!(execute(&mut planet, 0, "DBSIZE"), "0");
+    assert_eq!(sweep(&mut planet, 0), 0, "it is not done twice");
+    let engine = &mut planet.replica(0).store().engine;
+    assert_eq!(engine.due(Extent::Data, engine.now(), 10), [], "nor looked at again");
+    assert_eq!(engine.due(Extent::Whole, engine.now(), 10).len(), 2, "the deadlines are there");
+    planet.advance(2, 1001);
+    planet.replica(0).store().engine.set_away(&Arc::from("us"), false);
+    planet.send(0, 2);
+    heartbeat(&mut planet, 2, 0);
+    assert_eq!(sweep(&mut planet, 0), 2, "the rest goes when it is back and has passed the deadline");
+    planet.sync().expect("digests are equal");
+    for region in 0..3 {
+        assert_eq!(planet.replica(region).digest(), Digest::default());
+    }
+}
+
+#[test]
+fn an_increment_made_by_a_region_that_was_away_still_finds_its_deadline() {
+    let mut planet = planet_without_us();
+    assert_eq!(execute(&mut planet, 2, "INCR k"), "2", "within the key's life, and nobody hears of it");
+    planet.advance(0, 1001);
+    planet.advance(1, 1001);
+    heartbeat(&mut planet, 1, 0);
+    assert_eq!(sweep(&mut planet, 0), 2);
+    planet.sync().expect("digests are equal");
+    planet.advance(2, 1001);
+    for region in 0..3 {
+        assert_eq!(execute(&mut planet, region, "GET k"), "nil", "it has expired");
+        assert_eq!(execute(&mut planet, region, "TTL k"), "-2");
+    }
+    assert_eq!(execute(&mut planet, 0, "DBSIZE"), "1", "and is there until it is swept");
+    assert_eq!(sweep(&mut planet, 0), 1, "by the data again");
+    assert_eq!(execute(&mut planet, 1, "INCR k"), "1", "a limit that is counted with it begins anew");
 }
 
 #[test]

@@ -83,13 +83,13 @@ impl Table {
         let state = books.unpack(slot);
         let old_deadline = state.deadline();
         let trace = books.change(state, op, origin, |owner, run| dead.push(owner, run));
-        let new_deadline = state.deadline();
-        if old_deadline != new_deadline {
-            old_deadline.map(|Deadline(time)| deadlines.remove(&(time, hash)));
-            new_deadline.map(|Deadline(time)| deadlines.insert((time, hash)));
+        let (new_deadline, is_live) = (state.deadline(), state.is_live());
+        if (was_live, old_deadline) != (is_live, new_deadline) {
+            old_deadline.map(|Deadline(time)| deadlines.of(was_live).remove(&(time, hash)));
+            new_deadline.map(|Deadline(time)| deadlines.of(is_live).insert((time, hash)));
         }
         let count = &mut live_keys[usize::from(key.database)];
-        match (was_live, state.is_live()) {
+        match (was_live, is_live) {
             (false, true) => *count += 1,
             (true, false) => *count -= 1,
             _ => {}

@@ -13,9 +13,10 @@ mod record;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::iter;
 
 use geode_crdt::{Actors, CellRef, Deadline, Digest, Dot, HybridTime, KeyName, Kind, digest};
-use geode_store::{KeyView, Loaded, View};
+use geode_store::{Extent, KeyView, Loaded, View};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -38,9 +39,28 @@ pub struct Table {
     digest: Digest,
     live_keys: Box<[u64; 256]>,
     memory_bytes: u64,
-    /// When a key's data ends, with the key's hash in this table.
-    deadlines: BTreeSet<(HybridTime, u64)>,
+    deadlines: Deadlines,
     dead: DeadRuns,
+}
+
+/// When keys end, with their hashes in this table. Those without data stand apart: while a region is away they are not
+/// to be swept, and there may be any number of them.
+#[derive(Debug, Default)]
+struct Deadlines {
+    live: BTreeSet<(HybridTime, u64)>,
+    inert: BTreeSet<(HybridTime, u64)>,
+}
+
+impl Deadlines {
+    /// The set for keys with data, or for those without.
+    fn of(&mut self, is_live: bool) -> &mut BTreeSet<(HybridTime, u64)> {
+        if is_live { &mut self.live } else { &mut self.inert }
+    }
+
+    fn before(&self, extent: Extent, time: HybridTime) -> impl Iterator<Item = (HybridTime, u64)> {
+        let inert = (extent == Extent::Whole).then_some(&self.inert);
+        iter::once(&self.live).chain(inert).flat_map(move |set| set.range(..(time, 0)).copied())
+    }
 }
 
 /// One key. The hash is kept so that growing and scanning touch no other memory.
@@ -99,7 +119,7 @@ impl Table {
             digest: Digest::default(),
             live_keys: Box::new([0; 256]),
             memory_bytes: 0,
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             dead: DeadRuns::default(),
         }
     }
@@ -130,14 +150,16 @@ impl Table {
         matching.take(limit).map(|key| (key.database, key.name.to_vec())).collect()
     }
 
-    /// Up to `limit` keys whose greatest deadline is below `before`, earliest first.
-    pub(crate) fn due(&self, before: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
+    /// Up to `limit` keys whose greatest deadline is below `before`, those with data first and of each kind the earliest;
+    /// for [`Extent::Data`] only those with data.
+    pub(crate) fn due(&self, extent: Extent, before: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
         let mut keys = Vec::new();
-        for (deadline, hash) in self.deadlines.range(..(before, 0)) {
-            let entries = self.segments[segment_of(*hash)].iter_hash(table_hash(*hash));
-            for entry in entries.filter(|entry| entry.hash == *hash) {
+        for (deadline, hash) in self.deadlines.before(extent, before) {
+            let entries = self.segments[segment_of(hash)].iter_hash(table_hash(hash));
+            for entry in entries.filter(|entry| entry.hash == hash) {
                 let Slot::Full(state) = &entry.slot else { continue };
-                if state.deadline() == Some(Deadline(*deadline)) {
+                let wanted = extent == Extent::Whole || state.is_live();
+                if wanted && state.deadline() == Some(Deadline(deadline)) {
                     keys.push((state.key().database, state.key().name.into()));
                 }
             }
@@ -145,6 +167,8 @@ impl Table {
                 break;
             }
         }
+        // Keys of one deadline and hash came together.
+        keys.truncate(limit);
         keys
     }
 

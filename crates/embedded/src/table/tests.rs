@@ -7,10 +7,10 @@ use geode_crdt::{
     ActorId, ActorIndex, Amount, Cell, CellRef, Deadline, Digest, Frame, FrameBuilder, HybridClock,
     HybridTime, KeyName, Kind, Put, Run, VersionVector, digest,
 };
-use geode_store::{KeyView, View};
+use geode_store::{Extent, KeyView, View};
 use proptest::prelude::*;
 
-use super::{Entry, Slot, Table};
+use super::{Deadlines, Entry, Slot, Table};
 use crate::rows::Rows;
 
 const KEYS: [&[u8]; 3] = [b"a", b"b", b"c"];
@@ -203,9 +203,16 @@ impl Replica {
     fn check_deadline(&self, name: KeyName<'_>) {
         let rows = self.rows.table.key(name).unwrap();
         let greatest = rows.and_then(|rows| rows.deadlines().map(|(_, deadline)| deadline).max());
-        let due: Vec<_> = self.rows.table.due(HybridTime(u64::MAX), 10);
-        let is_due = due.iter().any(|(database, key)| (*database, &**key) == (name.database, name.name));
-        assert_eq!(is_due, greatest.is_some_and(|deadline| deadline != Deadline::NEVER));
+        let is_due = |extent| {
+            let due: Vec<_> = self.rows.table.due(extent, HybridTime(u64::MAX), 10);
+            due.iter().any(|(database, key)| (*database, &**key) == (name.database, name.name))
+        };
+        let has_deadline = greatest.is_some_and(|deadline| deadline != Deadline::NEVER);
+        let is_live = rows.is_some_and(|rows| rows.shown().is_some());
+        assert_eq!(is_due(Extent::Whole), has_deadline);
+        assert_eq!(is_due(Extent::Data), has_deadline && is_live);
+        let Deadlines { live, inert } = &self.rows.table.deadlines;
+        assert!(live.is_disjoint(inert), "a key is looked at in one place");
     }
 
     /// Runs that are kept although nothing of them is live.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::value::Value;
+use crate::engine::Extent;
 
 /// The deadline of a key that has none.
 pub const NEVER: u64 = u64::MAX;
@@ -178,11 +179,13 @@ impl History {
     }
 
     /// One entry of `region` in which it sweeps these keys.
-    pub fn sweep(&mut self, region: usize, time: u64, keys: &BTreeSet<String>) {
+    pub fn sweep(&mut self, region: usize, time: u64, extent: Extent, keys: &BTreeSet<String>) {
         self.open(region, time);
         for key in keys {
             self.clear_key(region, key);
-            self.remove_deadlines(region, key, |_| true);
+            if extent == Extent::Whole {
+                self.remove_deadlines(region, key, |_| true);
+            }
         }
     }
 

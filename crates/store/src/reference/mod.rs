@@ -16,7 +16,7 @@ use geode_crdt::{
     ActorId, ActorIndex, Digest, Frame, FrameBuilder, FrameError, HybridClock, HybridTime, VersionVector,
 };
 
-use crate::engine::{Engine, Position, Ticket};
+use crate::engine::{Engine, Extent, Position, Ticket};
 use crate::random::Random;
 use crate::view::{Need, Part};
 pub use rows::{ReferenceKey, Rows};
@@ -46,6 +46,8 @@ pub struct ReferenceEngine {
     depends: BTreeMap<ActorIndex, VersionVector>,
     /// Up to which time each other region was delivered in order.
     heard: BTreeMap<Arc<str>, HybridTime>,
+    /// Regions that have been away for long.
+    away: BTreeSet<Arc<str>>,
     acknowledged: Vec<u64>,
     sweeper: bool,
     frames: Vec<Vec<u8>>,
@@ -88,6 +90,7 @@ impl ReferenceEngine {
             announced: VersionVector::default(),
             depends: BTreeMap::new(),
             heard: BTreeMap::new(),
+            away: BTreeSet::new(),
             acknowledged: vec![0; regions.saturating_sub(1)],
             sweeper: false,
             frames: Vec::new(),
@@ -151,6 +154,15 @@ impl ReferenceEngine {
     /// Makes this replica the one that sweeps.
     pub const fn set_sweeper(&mut self, sweeper: bool) {
         self.sweeper = sweeper;
+    }
+
+    /// Makes a region one that has been away for long, or one that is back.
+    pub fn set_away(&mut self, region: &Arc<str>, away: bool) {
+        if away {
+            self.away.insert(Arc::clone(region));
+        } else {
+            self.away.remove(region);
+        }
     }
 
     /// Another region has this writer's entries up to `sequence` on disk.
@@ -247,17 +259,20 @@ impl Engine for ReferenceEngine {
         self.sweeper
     }
 
-    fn swept_until(&self) -> HybridTime {
-        // No later entry of its own can be earlier than now.
-        let own = self.now();
-        if self.heard.len() + 1 < self.regions {
+    fn swept_until(&self, extent: Extent) -> HybridTime {
+        let is_away = |region: &Arc<str>| extent == Extent::Data && self.away.contains(region);
+        let unheard = |region: &&Arc<str>| !self.heard.contains_key(*region);
+        let away = self.away.iter().filter(|region| is_away(region)).filter(unheard);
+        if self.heard.len() + away.count() + 1 < self.regions {
             return HybridTime::default();
         }
-        self.heard.values().copied().fold(own, HybridTime::min)
+        let heard = self.heard.iter().filter(|(region, _)| !is_away(region)).map(|(_, time)| *time);
+        // No later entry of its own can be earlier than now.
+        heard.fold(self.now(), HybridTime::min)
     }
 
-    fn due(&mut self, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
-        self.rows.due(until, limit)
+    fn due(&mut self, extent: Extent, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
+        self.rows.due(extent, until, limit)
     }
 
     fn turn(&mut self) -> bool {

@@ -10,6 +10,7 @@ use geode_crdt::{
 
 use super::{LoadedRows, need};
 use crate::context::ONLY;
+use crate::engine::Extent;
 use crate::random::Random;
 use crate::view::{KeyView, Loaded, Need, Part, View};
 
@@ -152,11 +153,16 @@ impl Rows {
         }
     }
 
-    /// Keys whose deadline lies below `until`.
-    pub fn due(&self, until: HybridTime, limit: usize) -> Vec<KeyId> {
+    /// Keys whose deadline lies below `until`, for [`Extent::Data`] those with live data.
+    pub fn due(&self, extent: Extent, until: HybridTime, limit: usize) -> Vec<KeyId> {
         let keys = self.keys.iter().map(|(id, cells)| (id, ReferenceKey { rows: self, id, cells }));
         let is_due = |key: ReferenceKey<'_>| {
-            key.deadlines().map(|(_, deadline)| deadline).max().is_some_and(|last| last.passed_at(until))
+            (extent == Extent::Whole || key.shown().is_some())
+                && key
+                    .deadlines()
+                    .map(|(_, deadline)| deadline)
+                    .max()
+                    .is_some_and(|last| last.passed_at(until))
         };
         keys.filter(|(_, key)| is_due(*key)).map(|(id, _)| id.clone()).take(limit).collect()
     }
