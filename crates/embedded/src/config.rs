@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use geode_crdt::HybridTime;
 
 /// When the log is forced onto the disk. In every mode a record is in the kernel before its answer, so a killed
 /// process loses nothing; the modes differ in what a crash of the machine may take.
@@ -49,6 +52,8 @@ pub struct Config {
     pub fsync: FsyncMode,
     /// A log file is closed and the next one begun at about this many bytes.
     pub segment_bytes: u64,
+    /// Reads the wall clock. Whoever drives the engine tells it the same clock.
+    pub clock: fn() -> HybridTime,
 }
 
 impl Config {
@@ -64,6 +69,13 @@ impl Config {
             peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
             fsync: FsyncMode::EverySecond,
             segment_bytes: Self::SEGMENT_BYTES,
+            clock: system_time,
         }
     }
+}
+
+/// The system's wall clock.
+pub(crate) fn system_time() -> HybridTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    HybridTime(since.as_micros() as u64)
 }

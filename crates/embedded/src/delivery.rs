@@ -7,9 +7,9 @@ use geode_crdt::{ActorIndex, Actors, Frame, FrameBuilder, frame};
 use geode_replica::Host;
 use geode_store::View;
 
+use crate::config::system_time;
 use crate::conflict::Conflicts;
 use crate::log::{Kind, Log, Reader};
-use crate::recovery;
 use crate::rows::Rows;
 
 /// How much of the log is searched for one entry at most; the index points nearer than this.
@@ -74,7 +74,7 @@ impl Host for Core {
         let own_region = actors.id(frame.writer()).region == actors.id(self.rows.own).region;
         let kind = if own_region { Kind::Own } else { Kind::Foreign };
         self.log.append_delivered(kind, frame, from, to, actors);
-        let (conflicts, now) = (&mut self.conflicts, recovery::system_time());
+        let (conflicts, now) = (&mut self.conflicts, system_time());
         self.rows.deliver(frame, from, to, |table, entry| conflicts.examine(table, entry, now));
     }
 

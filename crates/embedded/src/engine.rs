@@ -84,7 +84,7 @@ impl Embedded {
     pub fn open(config: Config) -> Result<(Self, EmbeddedHandle), OpenError> {
         let opened = recovery::open(&config)?;
         let own = opened.rows.own;
-        let wall = recovery::system_time();
+        let wall = (config.clock)();
         let beginning = Now { monotonic_ms: 0, wall };
         let mut replica =
             Replica::new(&config.planet, &config.region, own, &config.peers, opened.held, beginning);
@@ -280,6 +280,15 @@ impl Embedded {
                 Action::Report(Report::Refused { peer, reason }) => {
                     tracing::error!("replication with {peer} was refused: {reason}");
                 }
+                Action::Report(Report::OwnClock { ahead_ms: Some(ahead_ms) }) => tracing::error!(
+                    "this region's clock is {ahead_ms} ms ahead of the other regions': writes are refused until it is \
+                     right; set it (NTP)"
+                ),
+                Action::Report(Report::OwnClock { ahead_ms: None }) => {
+                    tracing::info!(
+                        "this region's clock is no longer ahead of the other regions': writes go on"
+                    );
+                }
                 Action::Report(Report::Ahead { actor, sequence, ahead_ms }) => tracing::warn!(
                     "entry {sequence} of {actor} is {ahead_ms} ms ahead of this machine's clock and is held back until \
                      it is not; check the clocks of both"
@@ -301,6 +310,20 @@ impl Embedded {
             position: starts.min().unwrap_or_else(|| self.core.log.written()),
             held: held.iter().map(|(actor, sequence)| (actors.id(*actor).incarnation, *sequence)).collect(),
         }
+    }
+
+    /// Looks at the clocks. To be done before messages are handled: by an old reading, after this thread was held up, their
+    /// senders' clocks would seem to be ahead.
+    fn keep_time(&mut self) {
+        let now = Instant::now();
+        if self.stopped || self.config.peers.is_empty() || now < self.timer_at {
+            return;
+        }
+        self.timer_at = now + TIMER;
+        let monotonic_ms = now.duration_since(self.started).as_millis() as u64;
+        self.replica.timer(Now { monotonic_ms, wall: (self.config.clock)() }, &mut self.core);
+        self.shared.show_clock(self.replica.clock_ahead_ms());
+        self.act();
     }
 
     /// Goes on under a new actor, after everything that was written under the old one.
@@ -336,8 +359,11 @@ impl Embedded {
         }
         let sync = self.core.log.sync();
         let clock = &mut self.core.rows.clock;
-        sync.floor().observe(clock.peek(recovery::system_time()));
-        let promise = clock.peek(recovery::system_time()).min(sync.floor().reserved());
+        // A clock that is too far ahead must not take hybrid time along, or writes would wait long after it was set.
+        let ahead_us = self.replica.clock_ahead_ms().unwrap_or(0) * 1000;
+        let now = clock.peek(HybridTime((self.config.clock)().0.saturating_sub(ahead_us)));
+        sync.floor().observe(now);
+        let promise = now.min(sync.floor().reserved());
         if let Err(error) = sync.floor().say(promise, sync.synced()) {
             tracing::error!(%error, "the floor of time cannot be written; no heartbeat is sent");
             return;
@@ -484,6 +510,10 @@ impl Engine for Embedded {
         self.replica.acknowledged(sequence)
     }
 
+    fn clock_ahead_ms(&self) -> Option<u64> {
+        self.replica.clock_ahead_ms()
+    }
+
     fn regions(&self) -> usize {
         self.config.peers.len() + 1
     }
@@ -505,6 +535,7 @@ impl Engine for Embedded {
     }
 
     fn turn(&mut self) -> bool {
+        self.keep_time();
         let mut incoming = std::mem::take(&mut self.incoming);
         let room = TURN_MESSAGES.saturating_sub(incoming.len());
         let mut more = self.shared.inbox().take(room, &mut incoming);
@@ -531,13 +562,6 @@ impl Engine for Embedded {
         }
         while let Some((actor, sequence)) = self.core.log.next_synced() {
             self.replica.synced(actor, sequence);
-        }
-        let now = Instant::now();
-        if now >= self.timer_at {
-            self.timer_at = now + TIMER;
-            let monotonic_ms = now.duration_since(self.started).as_millis() as u64;
-            self.replica.timer(Now { monotonic_ms, wall: recovery::system_time() }, &mut self.core);
-            self.act();
         }
         if self.replica.heartbeat_due() {
             self.heartbeat();

@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     grew: Notify,
     /// What connected peers said to hold.
     peers_hold: Mutex<BTreeMap<Arc<str>, Vector>>,
+    /// How far this region's clock is ahead if writes are refused for it, else 0.
+    clock_ahead_ms: AtomicU64,
     closing: watch::Sender<bool>,
     links: OnceLock<(runtime::Handle, Links)>,
 }
@@ -94,6 +96,7 @@ impl Shared {
             waiting: AtomicUsize::new(0),
             grew: Notify::new(),
             peers_hold: Mutex::default(),
+            clock_ahead_ms: AtomicU64::new(0),
             closing: watch::Sender::new(false),
             links: OnceLock::new(),
         }
@@ -135,6 +138,10 @@ impl Shared {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.grew.notify_waiters();
         }
+    }
+
+    pub(crate) fn show_clock(&self, ahead_ms: Option<u64>) {
+        self.clock_ahead_ms.store(ahead_ms.unwrap_or(0), Ordering::Relaxed);
     }
 
     pub(crate) fn peer_holds(&self, peer: &Arc<str>, held: Vector) {
@@ -201,6 +208,12 @@ impl EmbeddedHandle {
         let held = read(&self.shared.held);
         let load = |(id, held): &(ActorId, AtomicU64)| (id.clone(), held.load(Ordering::Acquire));
         Vector(held.iter().map(load).filter(|(_, sequence)| *sequence > 0).collect())
+    }
+
+    /// How far this region's clock is ahead of the other regions', in milliseconds, while writes are refused for it. Reads
+    /// an atomic.
+    pub fn clock_ahead_ms(&self) -> Option<u64> {
+        Some(self.shared.clock_ahead_ms.load(Ordering::Relaxed)).filter(|ahead_ms| *ahead_ms > 0)
     }
 
     /// Waits until everything in `vector` is delivered here, at most for `patience`. Returns whether it is.

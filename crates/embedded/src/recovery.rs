@@ -307,7 +307,7 @@ fn finish(
     let written = position.max(base + place.segments.header_length());
     let same_boot = identity.as_ref().is_some_and(Identity::is_of_this_boot);
     rows.raise_clock(if same_boot { said.time } else { said.time.max(reserved.time) });
-    floor.observe(rows.clock.last().max(system_time()));
+    floor.observe(rows.clock.last().max((config.clock)()));
     floor.renew(position).map_err(io_error())?;
     // What was only in the kernel is to be called durable from here on.
     for (base, _) in bases.iter().zip(&files).filter(|(base, _)| **base + config.segment_bytes >= synced) {
@@ -360,12 +360,6 @@ fn open_last(place: &Place, position: u64) -> io::Result<(u64, File)> {
 pub(crate) fn segment_files(log: &Log) -> io::Result<Vec<SegmentFile>> {
     let bases = log.segments().bases();
     bases.into_iter().map(|base| SegmentFile::of(base, &log.segments().path(base))).collect()
-}
-
-/// The system's wall clock.
-pub(crate) fn system_time() -> HybridTime {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    HybridTime(since.as_micros() as u64)
 }
 
 /// A new incarnation, or a seed.

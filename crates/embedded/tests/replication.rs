@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use geode_crdt::HybridTime;
 use geode_embedded::{Config, FsyncMode};
-use support::{Network, Node, PLANET, assert_equal, eventually};
+use support::{Network, Node, PLANET, assert_equal, eventually, wall};
 
 const AP: &str = "ap-southeast-2";
 const EU: &str = "eu-west-1";
@@ -145,6 +147,38 @@ async fn a_deadline_is_swept_everywhere_once_all_regions_passed_it() {
     assert_equal(&[&eu, &us]).await;
     assert_eq!(us.run("GET short"), "nil");
     assert!(eu.vector().0.keys().any(|actor| &*actor.region == EU), "the first region by name swept");
+}
+
+/// How far the clock below is wrong, in microseconds.
+static FAST_US: AtomicU64 = AtomicU64::new(0);
+
+fn fast_clock() -> HybridTime {
+    HybridTime(wall().0 + FAST_US.load(Ordering::SeqCst))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_whose_clock_is_ahead_refuses_writes_until_it_is_right() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Config { clock: fast_clock, ..Config::new(data.path().join("us"), PLANET, US, &[EU]) };
+    let us = Node::start_with(&network, us);
+    assert_eq!(us.run("SET k 1"), "OK");
+    eu.reaches(&us.vector()).await;
+    FAST_US.store(3_000_000, Ordering::SeqCst);
+    eventually("it refuses", async || us.handle.clock_ahead_ms().is_some()).await;
+    let refused = us.run("SET k 2");
+    assert!(refused.starts_with("!CLOCK this region's clock is "), "{refused}");
+    assert_eq!(us.run("GET k"), "\"1\"");
+    assert_eq!(eu.run("INCR k"), "2", "the other does not");
+    us.reaches(&eu.vector()).await;
+    network.cut(EU, US);
+    eventually("alone, it writes", async || us.run("INCR k") == "3").await;
+    network.heal(EU, US);
+    eventually("it refuses again", async || us.handle.clock_ahead_ms().is_some()).await;
+    FAST_US.store(0, Ordering::SeqCst);
+    eventually("its clock is right", async || us.run("INCR k") == "4").await;
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!(eu.run("GET k"), "\"4\"");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

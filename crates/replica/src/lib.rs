@@ -10,6 +10,7 @@
 //! seeded simulator drives many of them through what networks do.
 
 mod catch_up;
+mod drift;
 mod peer;
 mod pending;
 mod replica;

@@ -27,6 +27,10 @@ pub(crate) struct Peer {
     pub(crate) actor: Option<ActorIndex>,
     pub(crate) held: VersionVector,
     pub(crate) durable: VersionVector,
+    /// How far its wall clock is ahead of ours at least, in microseconds, by its last heartbeat.
+    pub(crate) ahead_us: u64,
+    /// How far ours is ahead of its own at least, by its word.
+    pub(crate) behind_us: u64,
     /// A heartbeat that counts once its actor's entries up to the sequence are delivered.
     pub(crate) promise: Option<(ActorIndex, u64, HybridTime)>,
 }
@@ -41,6 +45,8 @@ impl Peer {
             actor: None,
             held: VersionVector::default(),
             durable: VersionVector::default(),
+            ahead_us: 0,
+            behind_us: 0,
             promise: None,
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use geode_crdt::{ActorId, ActorIndex, Actors, Frame, HybridTime, VersionVector};
 
 use crate::catch_up::CatchUp;
+use crate::drift::OwnClock;
 use crate::peer::{Link, Peer};
 use crate::pending::{Blocked, Pending, Waiting};
 use crate::vector::Vector;
@@ -13,9 +14,6 @@ use crate::wire::{self, Message, Witness};
 
 /// How often a replica says where it stands.
 const HEARTBEAT_MS: u64 = 100;
-/// How far an entry may be ahead of the local clock before it is held back, in microseconds: well above what NTP leaves
-/// between healthy machines.
-const DRIFT_US: u64 = 500_000;
 /// How long a region is away before the data of expired keys no longer waits for it. It is a trade: until then expired
 /// data takes up memory everywhere; afterwards a lifetime that was prolonged there meanwhile comes too late. A process or
 /// a machine that starts again, and most broken routes, are back within a minute.
@@ -109,6 +107,11 @@ pub enum Report {
         /// How far ahead, in milliseconds.
         ahead_ms: u64,
     },
+    /// This region's own clock is so far ahead that it may not write, or no longer is.
+    OwnClock {
+        /// How far ahead of the other regions', in milliseconds; `None` if writes go on.
+        ahead_ms: Option<u64>,
+    },
 }
 
 /// Causal delivery for one region.
@@ -127,7 +130,8 @@ pub struct Replica {
     pub(crate) now: Now,
     heartbeat_at_ms: u64,
     durable_grew: bool,
-    reported_ahead: BTreeMap<ActorIndex, u64>,
+    pub(crate) reported_ahead: BTreeMap<ActorIndex, u64>,
+    pub(crate) own_clock: OwnClock,
     renewing: bool,
     pub(crate) actions: VecDeque<Action>,
 }
@@ -159,6 +163,7 @@ impl Replica {
             heartbeat_at_ms: since_ms,
             durable_grew: false,
             reported_ahead: BTreeMap::new(),
+            own_clock: OwnClock::default(),
             renewing: false,
             actions: VecDeque::new(),
         }
@@ -286,6 +291,7 @@ impl Replica {
             peer.away_since_ms = self.now.monotonic_ms;
         }
         peer.link = Link::Down;
+        self.forget_clock(index);
         self.catch_up.lost(index);
     }
 
@@ -308,7 +314,8 @@ impl Replica {
                     None => self.greeted(index, &actor, &held, &witnesses, host),
                 }
             }
-            (Link::Up, Message::Heartbeat { actor, sequence, time, held, durable }) => {
+            (Link::Up, Message::Heartbeat { actor, sequence, time, wall, ahead_us, held, durable }) => {
+                self.compare_clocks(index, wall, ahead_us);
                 let actor = host.actors().intern(&actor);
                 let (held, durable) = (held.intern(host.actors()), durable.intern(host.actors()));
                 let peer = &mut self.peers[index];
@@ -351,6 +358,7 @@ impl Replica {
     /// Time passed. Entries that were ahead of the clock may be due; what does not arrive is asked for elsewhere.
     pub fn timer(&mut self, now: Now, host: &mut impl Host) {
         self.now = now;
+        self.report_own_clock();
         self.drain(host);
         self.ask_for_missing(host.actors());
     }
@@ -366,16 +374,19 @@ impl Replica {
     pub fn heartbeat(&mut self, promise: HybridTime, actors: &Actors) {
         self.heartbeat_at_ms = self.now.monotonic_ms;
         self.durable_grew = false;
-        let message = Message::Heartbeat {
-            actor: actors.id(self.own).clone(),
-            sequence: self.held.get(self.own),
-            time: promise,
-            held: Vector::of(&self.held, actors),
-            durable: Vector::of(&self.durable, actors),
-        };
+        let (held, durable) = (Vector::of(&self.held, actors), Vector::of(&self.durable, actors));
         for index in 0..self.peers.len() {
             if self.peers[index].is_up() {
-                self.send(index, message.clone());
+                let message = Message::Heartbeat {
+                    actor: actors.id(self.own).clone(),
+                    sequence: self.held.get(self.own),
+                    time: promise,
+                    wall: self.now.wall,
+                    ahead_us: self.peers[index].ahead_us,
+                    held: held.clone(),
+                    durable: durable.clone(),
+                };
+                self.send(index, message);
             }
         }
     }
@@ -436,6 +447,7 @@ impl Replica {
         peer.durable = VersionVector::default();
         peer.held = held;
         peer.promise = None;
+        self.forget_clock(index);
         for witness in witnesses {
             self.check_witness(index, witness, host);
         }
@@ -518,20 +530,6 @@ impl Replica {
             (upto, time) = (entry.sequence, Some(entry.time));
         }
         (upto, time, None)
-    }
-
-    fn latest(&self) -> HybridTime {
-        HybridTime(self.now.wall.0.saturating_add(DRIFT_US))
-    }
-
-    fn report_ahead(&mut self, actors: &Actors, actor: ActorIndex, sequence: u64, time: HybridTime) {
-        let reported = self.reported_ahead.entry(actor).or_insert(0);
-        if *reported < sequence {
-            *reported = sequence;
-            let ahead_ms = (time.0 - self.now.wall.0) / 1000;
-            let actor = actors.id(actor).clone();
-            self.actions.push_back(Action::Report(Report::Ahead { actor, sequence, ahead_ms }));
-        }
     }
 
     fn keep(&mut self, index: usize, frame: &Frame<'_>, blocked: Blocked) {

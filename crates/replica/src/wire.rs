@@ -87,6 +87,11 @@ pub enum Message {
         sequence: u64,
         /// Every later entry of the speaker's region has a greater time.
         time: HybridTime,
+        /// The speaker's wall clock, as it reads.
+        wall: HybridTime,
+        /// How far the hearer's wall clock was ahead of the speaker's when its last heartbeat arrived, in microseconds;
+        /// 0 if it was not, or none came yet.
+        ahead_us: u64,
         /// What the speaker holds.
         held: Vector,
         /// What of it is on the speaker's disk.
@@ -177,10 +182,12 @@ impl Message {
                     out.extend_from_slice(&witness.fingerprint.to_le_bytes());
                 }
             }
-            Self::Heartbeat { actor, sequence, time, held, durable } => {
+            Self::Heartbeat { actor, sequence, time, wall, ahead_us, held, durable } => {
                 put_actor(out, actor);
                 codec::put_varint(out, *sequence);
                 out.extend_from_slice(&time.0.to_le_bytes());
+                out.extend_from_slice(&wall.0.to_le_bytes());
+                codec::put_varint(out, *ahead_us);
                 held.encode(out);
                 durable.encode(out);
             }
@@ -213,6 +220,8 @@ impl Message {
                 actor: read_actor(reader)?,
                 sequence: reader.varint()?,
                 time: HybridTime(reader.u64()?),
+                wall: HybridTime(reader.u64()?),
+                ahead_us: reader.varint()?,
                 held: Vector::decode(reader)?,
                 durable: Vector::decode(reader)?,
             },

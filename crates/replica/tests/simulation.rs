@@ -282,6 +282,85 @@ fn after_a_minute_what_has_passed_no_longer_waits_for_a_region_that_is_away() {
     assert!(all.0 > died.0 + 55_000_000, "{all} is not long after {died}");
 }
 
+/// What each node thinks of its own clock after some heartbeats, each of which takes `latency_ms`.
+fn clocks(planet: &mut Simulation, latency_ms: u64) -> Vec<Option<u64>> {
+    let count = planet.nodes.len();
+    let under_way = latency_ms / 100;
+    (0..under_way).for_each(|_| planet.advance(100));
+    for _ in 0..3 + 2 * under_way {
+        planet.advance(100);
+        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))) {
+            assert!(from == to || planet.arrive(from, to) || planet.is_cut(from, to));
+        }
+    }
+    planet.nodes.iter().map(|node| node.replica.clock_ahead_ms()).collect()
+}
+
+/// A connected planet with clocks set so many milliseconds from the right time.
+fn planet_with_clocks(skews_ms: &[i64]) -> Simulation {
+    let mut planet = Simulation::new(&NAMES[..skews_ms.len()], 1);
+    for (node, skew_ms) in skews_ms.iter().enumerate() {
+        planet.set_skew(node, skew_ms * 1000);
+    }
+    planet.connect_all();
+    planet.exchange();
+    planet
+}
+
+#[test]
+fn a_region_ahead_of_the_others_knows_it_until_its_clock_is_right() {
+    let mut planet = planet_with_clocks(&[2_000, 0, 0]);
+    assert_eq!(clocks(&mut planet, 0), [Some(2_000), None, None]);
+    planet.advance(10);
+    assert_eq!(planet.nodes[0].reports, [Report::OwnClock { ahead_ms: Some(2_000) }]);
+    planet.set_skew(0, 400_000);
+    assert_eq!(clocks(&mut planet, 0), [None, None, None]);
+    planet.advance(1_000);
+    assert_eq!(planet.nodes[0].reports[1..], [Report::OwnClock { ahead_ms: None }]);
+    assert!(planet.nodes[1..].iter().all(|node| node.reports.is_empty()));
+}
+
+#[test]
+fn a_region_refuses_exactly_what_the_others_would_hold_back() {
+    for (skew_ms, refuses) in [(499, false), (501, true)] {
+        let mut planet = planet_with_clocks(&[skew_ms, 0]);
+        assert_eq!(clocks(&mut planet, 0)[0].is_some(), refuses);
+        planet.write_surely(0);
+        planet.flush(0);
+        planet.exchange();
+        assert_eq!(planet.nodes[1].disk.vector().is_empty(), refuses);
+    }
+}
+
+#[test]
+fn latency_is_no_drift() {
+    for latency_ms in [0, 200, 3_000, 10_000] {
+        let mut planet = planet_with_clocks(&[0, 0, 0]);
+        assert_eq!(clocks(&mut planet, latency_ms), [None, None, None]);
+    }
+    let mut planet = planet_with_clocks(&[2_000, 0, 0]);
+    assert_eq!(clocks(&mut planet, 300), [Some(1_700), None, None], "less what the way took");
+}
+
+#[test]
+fn one_slow_clock_does_not_stop_the_others() {
+    let mut planet = planet_with_clocks(&[0, 0, -5_000]);
+    assert_eq!(clocks(&mut planet, 0), [None, None, None]);
+    let mut planet = planet_with_clocks(&[3_000, 0, -5_000]);
+    assert_eq!(clocks(&mut planet, 0), [Some(3_000), None, None]);
+}
+
+#[test]
+fn a_region_alone_does_not_judge_its_clock() {
+    let mut planet = planet_with_clocks(&[2_000, 0]);
+    assert_eq!(clocks(&mut planet, 0), [Some(2_000), None]);
+    planet.cut(0, 1);
+    assert_eq!(clocks(&mut planet, 0), [None, None]);
+    planet.connect(0, 1);
+    planet.exchange();
+    assert_eq!(clocks(&mut planet, 0), [Some(2_000), None]);
+}
+
 #[test]
 fn acknowledgements_count_regions_whose_disk_has_the_entry() {
     let mut planet = Simulation::new(&NAMES[..3], 3);

@@ -36,6 +36,8 @@ fn examples() -> Vec<(&'static str, Message)> {
                 actor: actor.clone(),
                 sequence: 300,
                 time: HybridTime(1_767_225_600_000_000),
+                wall: HybridTime(1_767_225_599_999_000),
+                ahead_us: 700_000,
                 held,
                 durable: vector(&[("us-east-1", 7, 1)]),
             },

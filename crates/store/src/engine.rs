@@ -84,6 +84,12 @@ pub trait Engine {
     /// How many *other* regions have this writer's entry `sequence` on disk. WAIT counts these.
     fn acknowledged(&self, sequence: u64) -> usize;
 
+    /// How far this region's clock is ahead of the other regions', in milliseconds, if that is so far that they would
+    /// hold back what is written here; `None` if writes go on. Asked before each write.
+    fn clock_ahead_ms(&self) -> Option<u64> {
+        None
+    }
+
     /// How many regions the planet has; in a planet of one, conditional writes are exact.
     fn regions(&self) -> usize;
 

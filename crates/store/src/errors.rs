@@ -73,6 +73,13 @@ pub(crate) const EVICTED: &str =
 pub(crate) const CONFIG_SET: &str =
     "ERR CONFIG SET is not supported: settings stand in planet.toml, the same in every region";
 
+/// A write while this region's clock is ahead: the others would hold it back.
+pub(crate) fn clock_ahead(ahead_ms: u64) -> String {
+    format!(
+        "CLOCK this region's clock is {ahead_ms} ms ahead of the other regions'; set its clock (NTP) and writes go on"
+    )
+}
+
 /// A known command with the wrong number of arguments.
 pub(crate) fn wrong_arity(name: &str) -> String {
     format!("ERR wrong number of arguments for '{name}' command")

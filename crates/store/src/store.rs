@@ -161,6 +161,7 @@ impl<E: Engine> Store<E> {
         arguments: &[&[u8]],
         reply: &mut R,
     ) -> Outcome {
+        self.check_clock()?;
         let now = self.begin();
         let outcome = self.step(now, database, reply, |context| table::run(function, context, arguments));
         self.engine.end();
@@ -191,6 +192,14 @@ impl<E: Engine> Store<E> {
             reply.rewind(mark);
         }
         outcome
+    }
+
+    /// An error if other regions would hold back what is written here.
+    pub(crate) fn check_clock(&self) -> Outcome {
+        match self.engine.clock_ahead_ms() {
+            None => Ok(()),
+            Some(ahead_ms) => Err(errors::clock_ahead(ahead_ms).into()),
+        }
     }
 
     /// Opens an entry and returns its time.
@@ -274,6 +283,7 @@ impl<E: Engine> Store<E> {
         reply: &mut R,
     ) -> Outcome {
         server::check_flush(arguments)?;
+        self.check_clock()?;
         for database in databases {
             let mut cursor = 0;
             loop {

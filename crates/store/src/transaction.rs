@@ -68,6 +68,9 @@ impl<E: Engine> Store<E> {
         if transaction.spoiled {
             return Err(errors::TRANSACTION_ABORTED.into());
         }
+        if transaction.queue.iter().any(|(command, _)| command.writes()) {
+            self.check_clock()?;
+        }
         Ok(self.commit(session, transaction, reply))
     }
 

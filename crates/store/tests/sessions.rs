@@ -323,6 +323,29 @@ fn an_increment_made_by_a_region_that_was_away_still_finds_its_deadline() {
 }
 
 #[test]
+fn a_region_whose_clock_is_ahead_reads_and_does_not_write() {
+    const REFUSED: &str = "!CLOCK this region's clock is 730 ms ahead of the other regions'; \
+                           set its clock (NTP) and writes go on";
+    let mut planet = planet(&["us", "eu"]);
+    execute(&mut planet, 0, "SET k 1");
+    execute(&mut planet, 0, "MULTI");
+    execute(&mut planet, 0, "INCR k");
+    planet.replica(0).store().engine.set_clock_ahead(Some(730));
+    assert_eq!(execute(&mut planet, 0, "EXEC"), REFUSED);
+    for write in ["SET k 2", "DEL none", "EXPIRE k 100", "FLUSHALL", "FLUSHDB"] {
+        assert_eq!(execute(&mut planet, 0, write), REFUSED, "{write}");
+    }
+    assert_eq!(execute(&mut planet, 0, "GET k"), "\"1\"");
+    for line in ["MULTI", "GET k"] {
+        execute(&mut planet, 0, line);
+    }
+    assert_eq!(execute(&mut planet, 0, "EXEC"), "[\"1\"]");
+    assert_eq!(planet.frames(0).len(), 1);
+    planet.replica(0).store().engine.set_clock_ahead(None);
+    assert_eq!(execute(&mut planet, 0, "INCR k"), "2");
+}
+
+#[test]
 fn ten_thousand_pushes_keep_positions_short_and_in_order() {
     let mut planet = planet(&["us"]);
     let elements: Vec<String> = (0..100).map(|n| n.to_string()).collect();

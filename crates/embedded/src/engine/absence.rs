@@ -77,6 +77,8 @@ impl Region {
             actor: ActorId::new(peer, 1),
             sequence: 0,
             time,
+            wall: time,
+            ahead_us: 0,
             held: Vector::default(),
             durable: Vector::default(),
         };

@@ -142,8 +142,9 @@ async fn connected_pair() -> io::Result<(TcpStream, TcpStream)> {
 impl Node {
     /// A region without links.
     pub(crate) fn alone(config: Config) -> Self {
+        let clock = config.clock;
         let (engine, handle) = Embedded::open(config).unwrap();
-        Self::serve(engine, handle, |engine, wake| {
+        Self::serve(engine, handle, clock, |engine, wake| {
             let dial: Dial = Arc::new(|_| unreachable!("there is no peer"));
             engine.start(&tokio::runtime::Handle::current(), &dial, wake);
         })
@@ -155,10 +156,10 @@ impl Node {
     }
 
     pub(crate) fn start_with(network: &Arc<Network>, config: Config) -> Self {
-        let region = config.region.clone();
+        let (region, clock) = (config.region.clone(), config.clock);
         let (engine, handle) = Embedded::open(config).unwrap();
         let dial = network.dial(&region);
-        let node = Self::serve(engine, handle.clone(), |engine, wake| {
+        let node = Self::serve(engine, handle.clone(), clock, |engine, wake| {
             engine.start(&tokio::runtime::Handle::current(), &dial, wake);
         });
         network.register(&region, handle);
@@ -168,12 +169,13 @@ impl Node {
     fn serve(
         mut engine: Embedded,
         handle: EmbeddedHandle,
+        clock: fn() -> HybridTime,
         start: impl FnOnce(&mut Embedded, geode_embedded::Wake),
     ) -> Self {
         let (orders, received) = channel();
         let wake = orders.clone();
         start(&mut engine, Arc::new(move || drop(wake.send(Order::Wake))));
-        let thread = std::thread::spawn(move || run(engine, &received));
+        let thread = std::thread::spawn(move || run(engine, clock, &received));
         Self { handle, orders, thread: Some(thread) }
     }
 
@@ -275,7 +277,7 @@ pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool)
 }
 
 /// A data thread, as the front end runs one: a batch of what is there, one flush, then the answers.
-fn run(engine: Embedded, orders: &Receiver<Order>) {
+fn run(engine: Embedded, clock: fn() -> HybridTime, orders: &Receiver<Order>) {
     let mut store = Store::new(engine, Options::default());
     let mut waiting: Vec<(Session, Recorder, Sender<String>)> = Vec::new();
     loop {
@@ -284,7 +286,7 @@ fn run(engine: Embedded, orders: &Receiver<Order>) {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        store.engine.set_wall(wall());
+        store.engine.set_wall(clock());
         let mut answers: Vec<(Recorder, Sender<String>)> = Vec::new();
         for (mut session, mut reply, answer) in std::mem::take(&mut waiting) {
             match store.resume(&mut session, &mut reply) {

@@ -312,6 +312,10 @@ impl Simulation {
         }
     }
 
+    pub(crate) fn is_cut(&self, left: usize, right: usize) -> bool {
+        !self.up.contains(&(left.min(right), left.max(right)))
+    }
+
     pub(crate) fn kill(&mut self, node: usize) {
         for peer in 0..self.nodes.len() {
             self.cut(node, peer);

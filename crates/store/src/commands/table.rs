@@ -82,6 +82,12 @@ impl Command {
         )
     }
 
+    /// Whether it may write an entry.
+    pub(crate) const fn writes(&self) -> bool {
+        matches!(self.access, Access::Write)
+            || matches!(self.action, Action::Control(Control::FlushAll | Control::FlushDatabase))
+    }
+
     const fn accepts(&self, count: usize) -> bool {
         let arity = self.arity.unsigned_abs() as usize;
         if self.arity < 0 { count >= arity } else { count == arity }

@@ -50,6 +50,7 @@ pub struct ReferenceEngine {
     away: BTreeSet<Arc<str>>,
     acknowledged: Vec<u64>,
     sweeper: bool,
+    clock_ahead_ms: Option<u64>,
     frames: Vec<Vec<u8>>,
     random: Random,
     fetches: Vec<Fetch>,
@@ -93,6 +94,7 @@ impl ReferenceEngine {
             away: BTreeSet::new(),
             acknowledged: vec![0; regions.saturating_sub(1)],
             sweeper: false,
+            clock_ahead_ms: None,
             frames: Vec::new(),
             random: Random::new(seed),
             fetches: Vec::new(),
@@ -154,6 +156,11 @@ impl ReferenceEngine {
     /// Makes this replica the one that sweeps.
     pub const fn set_sweeper(&mut self, sweeper: bool) {
         self.sweeper = sweeper;
+    }
+
+    /// Makes this replica's clock one that is so far ahead, or right.
+    pub const fn set_clock_ahead(&mut self, ahead_ms: Option<u64>) {
+        self.clock_ahead_ms = ahead_ms;
     }
 
     /// Makes a region one that has been away for long, or one that is back.
@@ -249,6 +256,10 @@ impl Engine for ReferenceEngine {
 
     fn acknowledged(&self, sequence: u64) -> usize {
         self.acknowledged.iter().filter(|held| **held >= sequence).count()
+    }
+
+    fn clock_ahead_ms(&self) -> Option<u64> {
+        self.clock_ahead_ms
     }
 
     fn regions(&self) -> usize {
