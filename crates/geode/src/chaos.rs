@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Subcommand;
 use http::{Method, StatusCode};
 
-use crate::dev::{AskError, ChaosState, DEFAULT_DATA, RUNNING_FILE, Ready, Regions, ask};
+use crate::ask::{AskError, ask};
+use crate::dev::{ChaosState, DEFAULT_DATA, RUNNING_FILE, Ready, Regions};
 use crate::terminal::{complain, say};
 
 /// A revived geode reads its log again before the answer comes.

@@ -115,7 +115,10 @@ impl Geode {
             trouble,
             draining: self.draining.load(Ordering::Relaxed),
             service: status.as_ref().map(|status| self.service_state(status)),
-            store: self.store.get().map(|store| StoreState { vector: portable(&store.vector()) }),
+            store: self.store.get().map(|store| StoreState {
+                vector: portable(&store.vector()),
+                clock_ahead_ms: store.clock_ahead_ms(),
+            }),
             ..GeodeState::new(self.region.clone(), self.incarnation, self.config_digest.clone())
         }
     }

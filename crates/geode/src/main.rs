@@ -5,6 +5,7 @@
 //! how a client is steered, what a command does, what goes over a link.
 
 mod admin;
+mod ask;
 mod chaos;
 mod cli;
 mod dev;

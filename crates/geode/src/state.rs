@@ -57,6 +57,9 @@ pub(crate) struct ServiceState {
 pub(crate) struct StoreState {
     /// For each actor the greatest sequence it holds.
     pub(crate) vector: BTreeMap<String, u64>,
+    /// How far its clock is ahead of the other regions', while it refuses writes for that.
+    #[serde(default)]
+    pub(crate) clock_ahead_ms: Option<u64>,
 }
 
 impl GeodeState {

@@ -204,7 +204,7 @@ mod tests {
     use axum::http::Method;
 
     use super::*;
-    use crate::dev::ask;
+    use crate::ask::ask;
     use crate::dev::plan::Addresses;
 
     /// Three regions whose geodes are only said to be killed and revived.

@@ -23,10 +23,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::DevError;
-use super::ask::ask;
 use super::output::{Output, Stream};
 use super::plan::Plan;
 use super::processes::{self, Guard};
+use crate::ask::ask;
 
 /// Time between two looks whether a starting geode is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(20);

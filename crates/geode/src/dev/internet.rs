@@ -24,8 +24,8 @@ use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::ask::{AskError, ask};
 use super::plan::Plan;
+use crate::ask::{AskError, ask};
 
 /// Where the client says that it is. Never reaches a door.
 const FROM: HeaderName = HeaderName::from_static("geode-from");

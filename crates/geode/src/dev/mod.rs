@@ -11,7 +11,6 @@
 //! 127.0.0.11 for the first region, 127.0.0.12 for the second, and so on. 127.0.0.1 has the internet on +0 and the
 //! control address of `geode chaos` on +2.
 
-mod ask;
 mod control;
 mod directory;
 mod error;
@@ -53,7 +52,6 @@ use sockets::Sockets;
 use crate::open_files;
 use crate::terminal::complain;
 
-pub(crate) use ask::{AskError, ask};
 #[cfg(test)]
 pub(crate) use control::RegionChaos;
 pub(crate) use control::{ChaosState, Regions};

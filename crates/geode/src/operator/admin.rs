@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::OperatorError;
-use crate::dev::{AskError, DEFAULT_DATA, RUNNING_FILE, ask};
+use crate::ask::{AskError, ask};
+use crate::dev::{DEFAULT_DATA, RUNNING_FILE};
 
 /// A geode asks others for up to eleven seconds (dial, answer) before it answers for the planet.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -59,6 +59,11 @@ impl StatusReport {
         let ailing = self.regions.iter().filter(|view| view.health != RegionHealth::Healthy);
         let mut wrong: Vec<String> =
             ailing.map(|view| format!("{} is {}", view.region, view.health)).collect();
+        wrong.extend(self.regions.iter().filter_map(|view| {
+            let ahead_ms = view.state.as_ref()?.store.as_ref()?.clock_ahead_ms?;
+            let region = &view.region;
+            Some(format!("{region} refuses writes: its clock is {ahead_ms} ms ahead; set it (NTP)"))
+        }));
         wrong.extend(self.differing("versions", |state| Some(&state.version)));
         wrong.extend(self.differing("configurations", |state| Some(&state.config_digest)));
         wrong.extend(self.differing("services", |state| state.service_digest.as_ref()));
@@ -180,7 +185,7 @@ mod tests {
             trouble: None,
             draining: false,
             service: Some(ServiceState { healthy: 1, instances: 1, in_flight: 3, load: 0.01 }),
-            store: Some(StoreState { vector }),
+            store: Some(StoreState { vector, clock_ahead_ms: None }),
         };
         RegionView {
             region,
@@ -234,6 +239,8 @@ mod tests {
         report.regions[1].state = Some(eu);
         report.regions[1].health = RegionHealth::Unhealthy { reason: "no healthy instance".into() };
         report.regions[2].health = RegionHealth::Unreachable { for_ms: 12_000 };
+        let us = report.regions[2].state.as_mut().and_then(|state| state.store.as_mut());
+        us.unwrap().clock_ahead_ms = Some(2_000);
         insta::assert_snapshot!(report.text(&report.wrong()), @r#"
         planet acme, seen from us-east-1
 
@@ -244,6 +251,7 @@ mod tests {
 
         eu-west-1 is unhealthy: no healthy instance
         us-east-1 is unreachable for 12000 ms
+        us-east-1 refuses writes: its clock is 2000 ms ahead; set it (NTP)
         versions differ: 0.1.0 in eu-west-1, us-east-1; 0.2.0 in ap-southeast-2
         configurations differ: 000000000000 in ap-southeast-2; 9c1185a5c5e9 in eu-west-1, us-east-1
         "#);

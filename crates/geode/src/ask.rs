@@ -9,8 +9,9 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// No answer that is asked for here is larger.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Beyond the longest honest answer, which is the conflicts of a whole planet: a geode keeps at most 10 000 of them, each
+/// with values cut at 256 bytes.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
