@@ -1,16 +1,14 @@
-//! Commands about the connection itself: HELLO, AUTH, CLIENT, RESET, QUIT. Texts and shapes are those of Redis 7.2.
+//! Commands about the connection itself: HELLO, AUTH, CLIENT, RESET, QUIT. Texts and shapes are those of Redis
+//! 7.0.
 
 use std::fmt::Write as _;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use geode_store::Reply;
+use geode_store::{REDIS_VERSION, Reply};
 
 use crate::connection::{Connection, Connections, Phase, Replies};
 use crate::write::{Protocol, Writer};
-
-/// The version of Redis whose behaviour clients may expect.
-const COMPATIBLE_VERSION: &str = "7.2.0";
 
 const SYNTAX: &str = "ERR syntax error";
 
@@ -154,7 +152,7 @@ fn describe_server(connection: &Connection, reply: &mut Writer<'_>) {
     reply.bulk(b"server");
     reply.bulk(b"redis");
     reply.bulk(b"version");
-    reply.bulk(COMPATIBLE_VERSION.as_bytes());
+    reply.bulk(REDIS_VERSION.as_bytes());
     reply.bulk(b"proto");
     reply.integer(connection.protocol.number());
     reply.bulk(b"id");

@@ -90,6 +90,11 @@ pub trait Engine {
         None
     }
 
+    /// An estimate of the bytes that rows take in memory, if the engine keeps one.
+    fn memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// How many regions the planet has; in a planet of one, conditional writes are exact.
     fn regions(&self) -> usize;
 

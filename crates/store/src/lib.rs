@@ -26,8 +26,9 @@ pub mod conformance;
 #[cfg(feature = "conformance")]
 pub mod reference;
 
+pub use commands::server::REDIS_VERSION;
 pub use engine::{Engine, Extent, Position, Ticket};
 pub use reply::Reply;
 pub use session::{Flow, Session};
-pub use store::{Conditional, DATABASES, Options, Store};
+pub use store::{Conditional, DATABASES, InfoLines, Options, Store};
 pub use view::{KeyView, Loaded, Need, Part, View};

@@ -46,11 +46,15 @@ pub struct Options {
     pub parameters: Vec<(String, String)>,
 }
 
+/// Adds lines to a section of INFO: the section's name in lower case, and the text so far.
+pub type InfoLines = Box<dyn Fn(&str, &mut String) + Send>;
+
 /// Commands over an engine. One thread owns it.
 pub struct Store<E: Engine> {
     /// What holds the rows.
     pub engine: E,
     pub(crate) options: Options,
+    pub(crate) info_lines: Option<InfoLines>,
     random: Random,
     /// Where the open entry begins in the frame that is being built.
     entry_start: usize,
@@ -63,7 +67,20 @@ impl<E: Engine> Store<E> {
     /// A store over `engine`.
     pub fn new(engine: E, options: Options) -> Self {
         let random = Random::new(options.seed);
-        Self { engine, options, random, entry_start: 0, fetching: BTreeSet::new(), completed: Vec::new() }
+        Self {
+            engine,
+            options,
+            info_lines: None,
+            random,
+            entry_start: 0,
+            fetching: BTreeSet::new(),
+            completed: Vec::new(),
+        }
+    }
+
+    /// Lets whoever runs the process say in INFO what the store does not know: connections, ports, uptime.
+    pub fn set_info_lines(&mut self, lines: InfoLines) {
+        self.info_lines = Some(lines);
     }
 
     /// Runs one command. `arguments` begin with the command's name and are copied only if it has to wait.

@@ -190,11 +190,22 @@ fn random_picks_depend_on_the_seed_alone() {
 }
 
 #[test]
-fn info_has_what_the_store_knows() {
+fn info_has_what_the_store_knows_and_what_the_process_adds() {
     let mut planet = planet(&["us", "eu"]);
     execute(&mut planet, 0, "SET k v");
+    planet.replica(0).store().set_info_lines(Box::new(|section, text| {
+        if section == "clients" {
+            text.push_str("connected_clients:1\r\n");
+        }
+    }));
     let info = execute(&mut planet, 0, "INFO");
-    for line in ["# Server", "redis_version:7.0.15", "# Keyspace", "db0:keys=1", "geode_regions:2"] {
+    for line in [
+        "# Server\\r\\nredis_version:7.0.15\\r\\n",
+        "# Clients\\r\\nconnected_clients:1\\r\\n",
+        "maxmemory_policy:noeviction\\r\\n",
+        "# Keyspace\\r\\ndb0:keys=1",
+        "geode_regions:2",
+    ] {
         assert!(info.contains(line), "{line} in {info}");
     }
     let keyspace = execute(&mut planet, 0, "INFO keyspace");

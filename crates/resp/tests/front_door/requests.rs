@@ -144,7 +144,7 @@ fn shapes_follow_the_version_from_hello_on() {
     client.send("HGETALL missing\r\nLRANGE missing 0 -1\r\nHELLO 2\r\nHGETALL missing\r\nSMEMBERS missing\r\nQUIT\r\n");
     let hello = |kind, version| {
         format!(
-            "{kind}$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n$5\r\nproto\r\n:{version}\r\n\
+            "{kind}$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:{version}\r\n\
              $2\r\nid\r\n:1\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"
         )
     };

@@ -10,8 +10,9 @@ use crate::reply::Reply;
 use crate::store::{DATABASES, Store};
 use crate::view::View;
 
-/// The version of Redis whose commands and error texts these are; clients choose their behaviour by it.
-const REDIS_VERSION: &str = "7.0.15";
+/// The version of Redis whose commands and error texts these are, and with which the tests compare them. INFO and HELLO
+/// name it, and clients choose their behaviour by it.
+pub const REDIS_VERSION: &str = "7.0.15";
 
 pub(crate) fn ping<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&[u8]]) -> Outcome {
     match &arguments[1..] {
@@ -158,7 +159,8 @@ fn describe<R: Reply>(command: &Command, reply: &mut R) {
 }
 
 /// The sections of INFO that there are.
-const SECTIONS: [&str; 5] = ["server", "clients", "persistence", "replication", "keyspace"];
+const SECTIONS: [&str; 7] =
+    ["server", "clients", "memory", "persistence", "stats", "replication", "keyspace"];
 
 impl<E: Engine> Store<E> {
     /// INFO [section ...]
@@ -176,6 +178,9 @@ impl<E: Engine> Store<E> {
             let (initial, rest) = section.split_at(1);
             text += &format!("{separator}# {}{rest}\r\n", initial.to_ascii_uppercase());
             self.write_section(section, &mut text)?;
+            if let Some(more) = &self.info_lines {
+                more(section, &mut text);
+            }
         }
         reply.bulk(text.as_bytes());
         Ok(())
@@ -186,6 +191,12 @@ impl<E: Engine> Store<E> {
             "server" => {
                 *text += &format!("redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\n");
                 *text += &format!("geode_version:{}\r\n", env!("CARGO_PKG_VERSION"));
+            }
+            "memory" => {
+                if let Some(bytes) = self.engine.memory_bytes() {
+                    *text += &format!("used_memory:{bytes}\r\n");
+                }
+                *text += "maxmemory:0\r\nmaxmemory_policy:noeviction\r\n";
             }
             "replication" => {
                 let others = self.engine.regions().saturating_sub(1);
