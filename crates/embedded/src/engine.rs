@@ -514,6 +514,10 @@ impl Engine for Embedded {
         self.replica.clock_ahead_ms()
     }
 
+    fn memory_bytes(&self) -> Option<u64> {
+        Some(self.core.rows.table.memory_bytes())
+    }
+
     fn regions(&self) -> usize {
         self.config.peers.len() + 1
     }

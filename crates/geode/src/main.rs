@@ -12,6 +12,7 @@ mod dev;
 mod doors;
 mod geode;
 mod gossip;
+mod info;
 mod life;
 mod membership;
 mod metrics;

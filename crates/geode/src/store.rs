@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use geode_embedded::{Config, Dial, Embedded, EmbeddedHandle, FsyncMode, OpenError};
 use geode_link::{Dialer, Purpose};
@@ -10,6 +11,8 @@ use geode_planet::{Conditional, Fsync, Planet, Region, RegionName};
 use geode_resp::{Handle, Limits, RespMetrics, Server, ServerError};
 use geode_store::{Options, Store};
 use tokio::sync::oneshot;
+
+use crate::info::Info;
 
 /// A store that is being opened, or runs.
 pub(crate) struct DataThread {
@@ -56,13 +59,16 @@ pub(crate) fn start(
     dialer: Dialer,
     listener: TcpListener,
 ) -> Result<DataThread, StoreError> {
-    let server = Server::new(vec![listener], Limits::default())?;
+    let (limits, tcp_port) = (Limits::default(), listener.local_addr()?.port());
+    let max_clients = limits.connections;
+    let server = Server::new(vec![listener], limits)?;
     let (loop_handle, metrics) = (server.handle(), server.metrics());
     let (opened, when_opened) = oneshot::channel();
     let (ending, ended) = oneshot::channel::<()>();
     let assembly = Assembly {
         config: config(planet, region, dialer.peers()),
         options: options(planet)?,
+        info: Info { started: Instant::now(), tcp_port, max_clients, metrics: Arc::clone(&metrics) },
         dial: dial(dialer),
         runtime: tokio::runtime::Handle::current(),
         server,
@@ -91,6 +97,7 @@ impl DataThread {
 struct Assembly {
     config: Config,
     options: Options,
+    info: Info,
     dial: Dial,
     runtime: tokio::runtime::Handle,
     server: Server,
@@ -103,6 +110,7 @@ impl Assembly {
         let wake = self.server.handle();
         engine.start(&self.runtime, &self.dial, Arc::new(move || wake.wake()));
         let mut store = Store::new(engine, self.options);
+        store.set_info_lines(self.info.lines());
         // Nobody waits any more when the process was told to stop in the meantime.
         let _ = self.opened.send(handle);
         let served = self.server.run(&mut store);

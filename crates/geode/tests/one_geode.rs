@@ -188,6 +188,27 @@ fn a_geode_serves_answers_for_itself_and_keeps_its_data_over_a_restart() {
 }
 
 #[test]
+fn info_says_what_operators_and_clients_look_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let geode = Geode::start(directory.path(), "text");
+    let mut redis = geode.redis();
+    let () = redis::cmd("SET").arg("cup").arg("full").query(&mut redis).unwrap();
+    let info: redis::InfoDict = redis::cmd("INFO").query(&mut redis).unwrap();
+    let number = |name: &str| info.get::<u64>(name);
+    assert_eq!(number("process_id"), Some(geode.child.id().into()));
+    assert_eq!(number("tcp_port"), Some(geode.addresses.redis.port().into()));
+    assert_eq!(number("connected_clients"), Some(1));
+    assert_eq!((number("loading"), number("aof_enabled")), (Some(0), Some(1)));
+    assert!(number("uptime_in_seconds").is_some());
+    assert!(number("used_memory").is_some_and(|bytes| bytes > 0));
+    assert!(number("total_commands_processed").is_some_and(|commands| commands > 0));
+    assert_eq!(info.get::<String>("maxmemory_policy").as_deref(), Some("noeviction"));
+    let hello: Vec<redis::Value> = redis::cmd("HELLO").query(&mut redis).unwrap();
+    let version: String = redis::from_redis_value_ref(&hello[3]).unwrap();
+    assert_eq!(info.get("redis_version"), Some(version), "INFO and HELLO agree");
+}
+
+#[test]
 fn a_reader_who_has_seen_enough_breaks_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let geode = Geode::start(directory.path(), "text");
