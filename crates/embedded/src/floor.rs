@@ -1,17 +1,27 @@
-//! The floor of hybrid time: what was promised to peers must hold after a restart too.
+//! The floor of hybrid time: what was promised to peers must hold after a restart too. And the floor of the log: below
+//! which position it was on disk.
 //!
 //! A heartbeat says that all later entries have a greater time. Two slots in one small file keep that true. The *said*
 //! slot is handed to the kernel before each heartbeat and counts while the machine stays up. The *reserved* slot is on
 //! disk and lies ahead: the clock never passes it before it is raised, so after a crash of the machine time goes on
-//! from there. Both also carry up to where the log was known to be on disk, which guards the last records of an idle
-//! log.
+//! from there. Both also carry up to where the log was known to be on disk.
+//!
+//! The *synced* slot says that too, after each fsync of the log, and so guards the log's last records, which no later
+//! record speaks for. It is written when the log's fsync has returned and before anybody learns of it. So whatever is
+//! in the slot was on disk, whenever the slot itself gets there; and as the kernel keeps what it was given, the slot
+//! covers all that a killed process answered as durable. After a crash of the machine the slot may be old: forcing it
+//! too before each answer would double the price of one. Under load that is no loss, since each batch carries the
+//! position as well and is on disk with it; when the log falls silent, the slot is forced once. What remains is damage
+//! to the last batch together with a crash of the machine within about a second of its answer: that is cut, not
+//! refused, under a new incarnation. To claim the position *before* the log's fsync would save nothing: a crash between
+//! the two would then refuse a log that merely lost what nobody was promised.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use geode_crdt::HybridTime;
 
@@ -23,12 +33,23 @@ const VERSION: u32 = 1;
 /// The slots stand in different sectors, so that a torn write hurts one of them at most.
 const SAID: u64 = 0;
 const RESERVED: u64 = 4096;
+/// Its time is not used.
+const SYNCED: u64 = 8192;
 
 /// What one slot says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) time: HybridTime,
     /// Up to where the log was on disk.
+    pub(crate) synced: u64,
+}
+
+/// What the file says; all of it holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) said: Slot,
+    pub(crate) reserved: Slot,
+    /// Up to where the log was on disk, by the greatest of the slots.
     pub(crate) synced: u64,
 }
 
@@ -40,20 +61,28 @@ pub(crate) struct Floor {
     clock: AtomicU64,
     reserved: AtomicU64,
     renewing: Mutex<()>,
+    /// Whether the synced slot was written and not forced onto the disk since.
+    unforced: AtomicBool,
 }
 
 impl Floor {
-    /// Opens or makes the file and reads both slots: said, reserved. A slot that is damaged or was never written is zero.
-    pub(crate) fn open(path: &Path) -> io::Result<(Self, Slot, Slot)> {
+    /// Opens or makes the file and reads the slots. A slot that is damaged or was never written is zero.
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, Found)> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let read = |offset| {
             let mut bytes = [0; SLOT];
             file.read_exact_at(&mut bytes, offset).ok().and_then(|()| decode(&bytes)).unwrap_or_default()
         };
         let (said, reserved) = (read(SAID), read(RESERVED));
-        let clock = AtomicU64::new(0);
-        let floor = Self { file, clock, reserved: AtomicU64::new(reserved.time.0), renewing: Mutex::new(()) };
-        Ok((floor, said, reserved))
+        let synced = said.synced.max(reserved.synced).max(read(SYNCED).synced);
+        let floor = Self {
+            file,
+            clock: AtomicU64::new(0),
+            reserved: AtomicU64::new(reserved.time.0),
+            renewing: Mutex::new(()),
+            unforced: AtomicBool::new(false),
+        };
+        Ok((floor, Found { said, reserved, synced }))
     }
 
     /// Up to which time the clock may go.
@@ -71,6 +100,18 @@ impl Floor {
         self.file.write_all_at(&encode(Slot { time, synced }), SAID)
     }
 
+    /// Says that the log is on disk up to `synced`. Costs a small write into the kernel; the last to write stands.
+    pub(crate) fn say_synced(&self, synced: u64) -> io::Result<()> {
+        self.file.write_all_at(&encode(Slot { time: HybridTime(0), synced }), SYNCED)?;
+        self.unforced.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Forces the synced slot onto the disk if that was not done since it was written. Blocks on the disk.
+    pub(crate) fn force_synced(&self) -> io::Result<()> {
+        if self.unforced.swap(false, Ordering::AcqRel) { self.file.sync_data() } else { Ok(()) }
+    }
+
     /// Reserves more time if half of it is used up. Blocks on the disk.
     pub(crate) fn renew(&self, synced: u64) -> io::Result<()> {
         let clock = self.clock.load(Ordering::Relaxed);
@@ -85,6 +126,7 @@ impl Floor {
         // Nothing panics while it is locked.
         let _one = self.renewing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.file.write_all_at(&encode(Slot { time, synced }), RESERVED)?;
+        self.unforced.store(false, Ordering::Release);
         self.file.sync_data()?;
         self.reserved.store(time.0, Ordering::Release);
         Ok(())

@@ -10,7 +10,7 @@ use geode_crdt::{ActorId, Frame, FrameError, HybridClock, HybridTime, VersionVec
 
 use crate::config::{Config, FsyncMode};
 use crate::error::OpenError;
-use crate::floor::{Floor, Slot};
+use crate::floor::{Floor, Found};
 use crate::identity::{Identity, Lock, SegmentFile};
 use crate::log::format::{self, HeaderError, RECORD};
 use crate::log::{self, Durability, Index, Kind, Log, Place, Segments};
@@ -38,7 +38,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
     let lock = Lock::take(&config.data)?;
     let identity = Identity::read(config)?;
     let floor_path = config.data.join("clock");
-    let (floor, said, reserved) = Floor::open(&floor_path).map_err(OpenError::io(&floor_path))?;
+    let (floor, found) = Floor::open(&floor_path).map_err(OpenError::io(&floor_path))?;
     let directory = config.data.join("log");
     let segments = Segments::list(directory.clone(), &config.planet, &config.region);
     let segments = Arc::new(segments.map_err(OpenError::io(&directory))?);
@@ -50,10 +50,10 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
         acknowledges: !config.peers.is_empty() && config.fsync != FsyncMode::Never,
     };
     let clean_stop = identity.as_ref().and_then(|identity| identity.clean_stop).unwrap_or(0);
-    let known_synced = said.synced.max(reserved.synced).max(clean_stop);
+    let known_synced = found.synced.max(clean_stop);
     let mut replay = Replay::new(config, &place)?;
     let ending = replay.run(known_synced)?;
-    finish(config, place.clone(), lock, identity, (floor, said, reserved), replay, ending)
+    finish(config, place.clone(), lock, identity, (floor, found), replay, ending)
 }
 
 /// How the log ends.
@@ -280,7 +280,7 @@ fn finish(
     place: Place,
     lock: Lock,
     identity: Option<Identity>,
-    (floor, said, reserved): (Floor, Slot, Slot),
+    (floor, found): (Floor, Found),
     replay: Replay<'_>,
     ending: Ending,
 ) -> Result<Opened, OpenError> {
@@ -306,7 +306,7 @@ fn finish(
     let file = Arc::new(file);
     let written = position.max(base + place.segments.header_length());
     let same_boot = identity.as_ref().is_some_and(Identity::is_of_this_boot);
-    rows.raise_clock(if same_boot { said.time } else { said.time.max(reserved.time) });
+    rows.raise_clock(if same_boot { found.said.time } else { found.said.time.max(found.reserved.time) });
     floor.observe(rows.clock.last().max((config.clock)()));
     floor.renew(position).map_err(io_error())?;
     // What was only in the kernel is to be called durable from here on.
@@ -316,6 +316,7 @@ fn finish(
         }
     }
     file.sync_all().and_then(|()| File::open(&directory)?.sync_all()).map_err(io_error())?;
+    floor.say_synced(position).map_err(io_error())?;
     let durability = Arc::new(Durability::new(config.fsync, Arc::clone(&file), written, floor));
     let mut log = Log::new(place, file, base, written, index, durability);
     let fresh = verdict.is_err();

@@ -7,6 +7,7 @@ mod support;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use geode_embedded::{Config, FsyncMode, OpenError};
 use geode_store::Engine;
@@ -131,6 +132,47 @@ fn a_flipped_bit_in_what_was_synced_is_refused_and_nothing_is_changed() {
         assert!(text.contains("rebuild this region from its peers") && !text.contains('\n'), "{text}");
         assert_eq!(fs::read(segment).unwrap(), before);
     }
+}
+
+/// Waits until the region says on disk that its whole log is there too.
+fn wait_until_synced(data: &Path) {
+    let until = Instant::now() + support::DEADLINE;
+    let length: u64 = segments(data).iter().map(|segment| fs::metadata(segment).unwrap().len()).sum();
+    // The position in the third slot of the file.
+    let said = || fs::read(data.join("clock")).unwrap().get(8200..8208).map(<[u8]>::to_vec);
+    while said().is_none_or(|bytes| bytes != length.to_le_bytes()) {
+        assert!(Instant::now() < until, "the log is never said to be synced up to {length}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_last_synced_record_of_an_idle_region_without_peers_is_refused() {
+    for mode in [FsyncMode::Always, FsyncMode::EverySecond] {
+        let data = tempfile::tempdir().unwrap();
+        let mut region = Local::open(config(data.path(), mode)).unwrap();
+        region.run("SET first 1");
+        region.run("SET second 2");
+        if mode == FsyncMode::EverySecond {
+            wait_until_synced(data.path());
+        }
+        drop(region);
+        let segment = &segments(data.path())[0];
+        flip(segment, fs::metadata(segment).unwrap().len() - 3);
+        let opened = Local::open(config(data.path(), mode));
+        assert!(matches!(opened, Err(OpenError::Damaged { .. })), "{mode:?}: an answered write was cut away");
+    }
+}
+
+#[test]
+fn a_start_says_that_what_it_found_is_synced_now() {
+    let data = tempfile::tempdir().unwrap();
+    Local::open(config(data.path(), FsyncMode::Never)).unwrap().run("SET a 1");
+    drop(Local::open(config(data.path(), FsyncMode::Never)).unwrap());
+    let segment = &segments(data.path())[0];
+    flip(segment, fs::metadata(segment).unwrap().len() - 3);
+    let opened = Local::open(config(data.path(), FsyncMode::Never));
+    assert!(matches!(opened, Err(OpenError::Damaged { .. })));
 }
 
 #[test]

@@ -93,7 +93,9 @@ impl Durability {
     /// Forces everything written onto the disk, here and now.
     pub(crate) fn sync_now(&self) -> io::Result<()> {
         let (files, position) = self.take();
-        let result = files.iter().try_for_each(|file| file.sync_data());
+        let forced = files.iter().try_for_each(|file| file.sync_data());
+        // Said before anybody learns of it: see `floor`.
+        let result = forced.and_then(|()| self.floor.say_synced(position));
         match result {
             Ok(()) => {
                 self.synced.fetch_max(position, Ordering::AcqRel);
@@ -154,6 +156,8 @@ impl SyncThread {
                         tracing::error!(%error, "the log cannot be forced onto the disk");
                     }
                     done();
+                } else if let Err(error) = shared.floor.force_synced() {
+                    tracing::error!(%error, "what is known of the log cannot be forced onto the disk");
                 }
                 if let Err(error) = shared.floor.renew(shared.synced()) {
                     tracing::error!(%error, "the floor of time cannot be written");
