@@ -19,6 +19,7 @@ use geode_replica::{Action, Message, Now, Replica, Report};
 use geode_store::{Engine, Extent, Need, Position, Ticket, View};
 use tokio::net::TcpStream;
 use tokio::runtime;
+use tokio::sync::Notify;
 
 use crate::config::{Config, FsyncMode};
 use crate::conflict::Conflicts;
@@ -41,8 +42,9 @@ pub type Dial =
 /// Wakes the data thread so that it calls [`Engine::turn`] soon.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// How long the first write of a continued incarnation waits for peers to say what they hold of it.
-const FIRST_WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the first write of a continued incarnation waits for peers to say what they hold of it. A knock, the dial that
+/// it brings and the hello take two and a half of the longest round trips on Earth, one second.
+const FIRST_WRITE_PATIENCE: Duration = Duration::from_secs(2);
 /// Messages and frames that one [`Engine::turn`] handles, and the bytes of frames after which it ends early.
 const TURN_MESSAGES: usize = 256;
 const TURN_BYTES: usize = 256 << 10;
@@ -128,21 +130,26 @@ impl Embedded {
         Ok((engine, EmbeddedHandle::new(shared)))
     }
 
-    /// Begins to talk to the other regions: of each pair, the one whose name comes first dials; the other's connections
-    /// come in through [`EmbeddedHandle::accept`]. `wake` is called from other threads whenever there is work for
-    /// [`Engine::turn`]; a planet of one region needs it too, for `fsync = always` and for questions.
+    /// Begins to talk to the other regions: of each pair, the one whose name comes first dials, and the other knocks once;
+    /// others' connections come in through [`EmbeddedHandle::accept`]. `wake` is called from other threads whenever there
+    /// is work for [`Engine::turn`]; a planet of one region needs it too, for `fsync = always` and for questions.
     pub fn start(&mut self, runtime: &runtime::Handle, dial: &Dial, wake: Wake) {
         self.shared.inbox().set_wake(wake);
         let region: Arc<str> = self.config.region.as_str().into();
+        let dialled = || self.config.peers.iter().filter(|peer| peer.as_str() > &*region);
         let links = Links {
             region: Arc::clone(&region),
             inbox: Arc::clone(self.shared.inbox()),
             segments: Arc::clone(self.core.log.segments()),
             shippable: self.core.log.sync().shippable(),
+            knocks: Arc::new(dialled().map(|peer| (peer.as_str().into(), Notify::new())).collect()),
             closing: self.shared.closing(),
         };
-        for peer in self.config.peers.iter().filter(|peer| peer.as_str() > &*region) {
+        for peer in dialled() {
             runtime.spawn(links.clone().keep_dialling(peer.as_str().into(), Arc::clone(dial)));
+        }
+        for peer in self.config.peers.iter().filter(|peer| peer.as_str() < &*region) {
+            runtime.spawn(links.clone().knock(peer.as_str().into(), Arc::clone(dial)));
         }
         if !self.config.peers.is_empty() {
             runtime.spawn(tick(Arc::clone(&self.shared)));

@@ -191,15 +191,15 @@ impl EmbeddedHandle {
         Self { shared }
     }
 
-    /// Takes over a connection for replication that `from_region` made to this one. It is dropped, and the other side
-    /// dials again, if that is no peer or [`crate::Embedded::start`] was not called yet.
+    /// Takes over a connection for replication that `from_region` made to this one. If this region is the one that dials,
+    /// it is taken as a knock: it is dropped and that region dialled at once. It is dropped also if that is no peer or [`crate::Embedded::start`] was not called yet.
     pub fn accept(&self, from_region: &str, stream: TcpStream) {
         if !self.shared.peers.iter().any(|peer| peer == from_region) {
             tracing::warn!("{from_region} wants to replicate but is no region of this planet");
             return;
         }
         if let Some((runtime, links)) = self.shared.links.get() {
-            runtime.spawn(links.clone().run(from_region.into(), stream));
+            runtime.spawn(links.clone().accept(from_region.into(), stream));
         }
     }
 

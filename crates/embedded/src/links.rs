@@ -1,8 +1,9 @@
 //! Links to the other regions: bytes in, bytes out. What they mean is decided on the data thread.
 //!
-//! Of each pair of regions the one whose name comes first dials, so there is one connection between two. Its sender
-//! reads this region's own entries straight from the log file, from where the peer stands; a peer that is slow or away
-//! costs no memory and resumes where it was.
+//! Of each pair of regions the one whose name comes first dials, so there is one connection between two. The other one
+//! only knocks when it starts: a connection with nothing on it, on which the first dials at once. A link's sender reads
+//! this region's own entries straight from the log file, from where the peer stands; a peer that is slow or away costs
+//! no memory and resumes where it was.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -13,7 +14,7 @@ use geode_crdt::{Actors, Frame, frame};
 use geode_replica::{Message, wire};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::engine::Dial;
@@ -40,23 +41,53 @@ pub(crate) struct Links {
     pub(crate) segments: Arc<Segments>,
     /// Up to where the log may be sent.
     pub(crate) shippable: watch::Receiver<u64>,
+    /// The peers that this region dials, and what tells that one of them knocked.
+    pub(crate) knocks: Arc<BTreeMap<Arc<str>, Notify>>,
     /// Closed when the engine goes.
     pub(crate) closing: watch::Receiver<bool>,
 }
 
 impl Links {
-    /// Keeps a link to `peer`: dials, and dials again whenever it breaks.
+    /// Serves a connection that came from `peer`, or notices that it knocked.
+    pub(crate) async fn accept(self, peer: Arc<str>, stream: TcpStream) {
+        match self.knocks.get(&peer) {
+            Some(knock) => knock.notify_one(),
+            None => self.run(peer, stream, std::future::pending()).await,
+        }
+    }
+
+    /// Tells a peer that dials this region that it is there. By itself it could be seconds late: it pauses between
+    /// attempts, waits for one that a dead machine never answers, or has not noticed that its old link is dead.
+    pub(crate) async fn knock(mut self, peer: Arc<str>, dial: Dial) {
+        let knocked = tokio::select! {
+            knocked = dial(peer.to_string()) => knocked,
+            _ = self.closing.wait_for(|closing| *closing) => return,
+        };
+        if let Err(error) = knocked {
+            tracing::debug!(%peer, %error, "cannot be told that this region is there");
+        }
+    }
+
+    /// Keeps a link to `peer`: dials, and dials again whenever it breaks or the peer knocks.
     pub(crate) async fn keep_dialling(mut self, peer: Arc<str>, dial: Dial) {
+        let knocks = Arc::clone(&self.knocks);
+        let Some(knock) = knocks.get(&peer) else { return };
+        // Leaves the knock for the pause that follows.
+        let replaced = || async {
+            knock.notified().await;
+            knock.notify_one();
+        };
         let mut pause = FIRST_PAUSE;
         loop {
             let dialled = tokio::select! {
                 dialled = dial(peer.to_string()) => dialled,
+                () = knock.notified() => continue,
                 _ = self.closing.wait_for(|closing| *closing) => return,
             };
             match dialled {
                 Ok(stream) => {
                     let since = Instant::now();
-                    self.clone().run(Arc::clone(&peer), stream).await;
+                    self.clone().run(Arc::clone(&peer), stream, replaced()).await;
                     if since.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
@@ -64,15 +95,15 @@ impl Links {
                 Err(error) => tracing::debug!(%peer, %error, "cannot be reached for replication"),
             }
             tokio::select! {
-                () = tokio::time::sleep(jittered(pause)) => {}
+                () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = knock.notified() => pause = FIRST_PAUSE,
                 _ = self.closing.wait_for(|closing| *closing) => return,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// Serves one connection until it ends.
-    pub(crate) async fn run(mut self, peer: Arc<str>, stream: TcpStream) {
+    /// Serves one connection until it ends or is `replaced`.
+    async fn run(mut self, peer: Arc<str>, stream: TcpStream, replaced: impl Future<Output = ()>) {
         let outbox = Arc::new(Outbox::default());
         let (read, write) = stream.into_split();
         self.inbox.push(Incoming::Connected { peer: Arc::clone(&peer), outbox: Arc::clone(&outbox) });
@@ -81,6 +112,7 @@ impl Links {
         let ended = tokio::select! {
             ended = receiver => ended,
             ended = sender => ended,
+            () = replaced => Ok(()),
             _ = self.closing.wait_for(|closing| *closing) => Ok(()),
         };
         if let Err(error) = ended {

@@ -50,6 +50,8 @@ struct NetworkState {
     nodes: Vec<(String, EmbeddedHandle)>,
     blocked: BTreeSet<(String, String)>,
     links: Vec<(String, String, AbortHandle)>,
+    /// If calls to a region that is not there stay unanswered instead of being refused: how many have.
+    unanswered: Option<usize>,
 }
 
 pub(crate) fn wall() -> HybridTime {
@@ -84,6 +86,16 @@ impl Network {
         self.state.lock().unwrap().blocked.remove(&pair(left, right));
     }
 
+    /// From now on a region that is not there does not refuse calls: like a machine that is dead.
+    pub(crate) fn leave_calls_unanswered(&self) {
+        self.state.lock().unwrap().unanswered = Some(0);
+    }
+
+    /// How many calls nobody answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.state.lock().unwrap().unanswered.unwrap_or(0)
+    }
+
     fn leave(&self, region: &str) {
         let mut state = self.state.lock().unwrap();
         state.nodes.retain(|(name, _)| name != region);
@@ -100,14 +112,26 @@ impl Network {
         })
     }
 
+    fn target(&self, from: &str, to: &str) -> Option<EmbeddedHandle> {
+        let state = self.state.lock().unwrap();
+        let reachable = !state.blocked.contains(&pair(from, to));
+        state.nodes.iter().find(|(name, _)| reachable && name == to).map(|(_, handle)| handle.clone())
+    }
+
+    fn call_unanswered(&self) -> bool {
+        let unanswered = &mut self.state.lock().unwrap().unanswered;
+        unanswered.iter_mut().for_each(|count| *count += 1);
+        unanswered.is_some()
+    }
+
     /// A connection through a relay that can be cut.
     async fn connect(&self, from: &str, to: &str) -> io::Result<TcpStream> {
-        let find = |state: &NetworkState| {
-            let reachable = !state.blocked.contains(&pair(from, to));
-            state.nodes.iter().find(|(name, _)| reachable && name == to).map(|(_, handle)| handle.clone())
-        };
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let target = find(&self.state.lock().unwrap()).ok_or_else(refused)?;
+        let target = match self.target(from, to) {
+            Some(target) => target,
+            None if self.call_unanswered() => std::future::pending().await,
+            None => return Err(refused()),
+        };
         let (near, mut near_relay) = connected_pair().await?;
         let (far, mut far_relay) = connected_pair().await?;
         let relay = tokio::spawn(async move {
@@ -159,11 +183,11 @@ impl Node {
         let (region, clock) = (config.region.clone(), config.clock);
         let (engine, handle) = Embedded::open(config).unwrap();
         let dial = network.dial(&region);
-        let node = Self::serve(engine, handle.clone(), clock, |engine, wake| {
+        // First, as a process listens before it calls others.
+        network.register(&region, handle.clone());
+        Self::serve(engine, handle, clock, |engine, wake| {
             engine.start(&tokio::runtime::Handle::current(), &dial, wake);
-        });
-        network.register(&region, handle);
-        node
+        })
     }
 
     fn serve(
