@@ -513,8 +513,12 @@ impl Engine for Embedded {
         self.replica.held().get(self.replica.own())
     }
 
+    fn writer(&self) -> u64 {
+        self.replica.own().0.into()
+    }
+
     fn acknowledged(&self, sequence: u64) -> usize {
-        self.replica.acknowledged(sequence)
+        self.replica.acknowledged(sequence, self.core.rows.table.actors())
     }
 
     fn clock_ahead_ms(&self) -> Option<u64> {

@@ -7,8 +7,9 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
-use support::{Network, Node, assert_equal, eventually};
+use support::{DEADLINE, Network, Node, assert_equal, eventually};
 
 /// Its name comes first, so it dials.
 const EU: &str = "eu-west-1";
@@ -44,10 +45,7 @@ async fn rolled_back(network: &Arc<Network>, data: &Path) -> Node {
     let us = Node::start(network, &data.join(US), US, &[EU]);
     us.run("SADD drinks coffee");
     eu.reaches(&us.vector()).await;
-    // From here on the dialler waits for an answer that never comes.
-    network.leave_calls_unanswered();
     us.vanish(network, US);
-    eventually("the dialler calls a dead machine", async || network.unanswered() > 0).await;
     snapshot.restore();
     eu
 }
@@ -56,9 +54,56 @@ async fn rolled_back(network: &Arc<Network>, data: &Path) -> Node {
 async fn a_rolled_back_region_hears_a_reachable_peer_before_its_first_write() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = rolled_back(&network, data.path()).await;
+    // The dialler waits for an answer that never comes.
+    network.leave_calls_unanswered();
+    eventually("the dialler calls a dead machine", async || network.unanswered() > 0).await;
     let us = Node::start(&network, &data.path().join(US), US, &[EU]);
     us.run("SADD drinks milk");
     assert_equal(&[&eu, &us]).await;
     assert_eq!(eu.run("SMEMBERS drinks"), us.run("SMEMBERS drinks"));
     assert_eq!(eu.run("SCARD drinks"), "3", "no dot was used twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wait_never_counts_entries_of_another_incarnation() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = rolled_back(&network, data.path()).await;
+    network.cut(EU, US);
+    let us = Node::start(&network, &data.path().join(US), US, &[EU]);
+    us.run("SADD drinks milk");
+    // The write takes a dot that the peer knows for another one: it can never arrive there.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| us.run("WAIT 1 8000"));
+        network.heal(EU, US);
+        let fresh = || us.handle.vector().0.keys().filter(|actor| &*actor.region == US).count() > 1;
+        let until = Instant::now() + DEADLINE;
+        while !fresh() && Instant::now() < until {
+            us.run("SADD others x");
+        }
+        for number in 0..10 {
+            us.run(&format!("SADD others {number}"));
+        }
+        let answer = waiting.join().unwrap();
+        let arrived = eu.run("SISMEMBER drinks milk");
+        assert_eq!((answer.as_str(), arrived.as_str()), ("0", "0"), "WAIT counted what did not arrive");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wait_counts_no_region_that_is_away_after_a_start_under_a_new_incarnation() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join(EU), EU, &[US]);
+    let us = Node::start(&network, &data.path().join(US), US, &[EU]);
+    us.run("SET k v");
+    assert_eq!(us.run("WAIT 1 0"), "1");
+    network.cut(EU, US);
+    us.run("SET k w");
+    us.vanish(&network, US);
+    // Without it nothing proves the incarnation.
+    fs::remove_file(data.path().join(US).join("identity.json")).unwrap();
+    let us = Node::start(&network, &data.path().join(US), US, &[EU]);
+    assert_eq!(us.run("WAIT 1 100"), "0");
+    network.heal(EU, US);
+    assert_eq!(us.run("WAIT 1 0"), "1");
+    assert_eq!(eu.run("GET k"), us.run("GET k"));
 }

@@ -133,6 +133,8 @@ pub struct Replica {
     pub(crate) reported_ahead: BTreeMap<ActorIndex, u64>,
     pub(crate) own_clock: OwnClock,
     renewing: bool,
+    /// Whether the current actor began in this process, since a peer knew more of its predecessor.
+    renewed: bool,
     pub(crate) actions: VecDeque<Action>,
 }
 
@@ -165,6 +167,7 @@ impl Replica {
             reported_ahead: BTreeMap::new(),
             own_clock: OwnClock::default(),
             renewing: false,
+            renewed: false,
             actions: VecDeque::new(),
         }
     }
@@ -184,8 +187,19 @@ impl Replica {
         &self.held
     }
 
-    /// How many other regions have the current actor's entry on disk.
-    pub fn acknowledged(&self, sequence: u64) -> usize {
+    /// How many other regions have the current actor's entry on disk. With sequence 0, before its first: what this
+    /// region wrote under earlier actors.
+    pub fn acknowledged(&self, sequence: u64, actors: &Actors) -> usize {
+        if sequence == 0 && !self.renewed {
+            let of_region = |actor| actors.id(actor).region == self.region;
+            let earlier = || self.held.iter().filter(|(actor, _)| *actor != self.own && of_region(*actor));
+            let has_all =
+                |peer: &Peer| peer.answered && earlier().all(|(actor, held)| peer.durable.get(actor) >= held);
+            return self.peers.iter().filter(|peer| has_all(peer)).count();
+        }
+        // What peers say of an actor that lost its place may be about other entries than those written here. The first
+        // entry of the new one depends on everything that was held.
+        let sequence = sequence.max(1);
         self.peers.iter().filter(|peer| peer.durable.get(self.own) >= sequence).count()
     }
 
@@ -263,6 +277,7 @@ impl Replica {
     pub fn begin_incarnation(&mut self, own: ActorIndex) {
         self.own = own;
         self.renewing = false;
+        self.renewed = true;
     }
 
     /// A connection to `peer` is there; messages can be sent.

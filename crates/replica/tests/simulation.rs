@@ -368,19 +368,23 @@ fn acknowledgements_count_regions_whose_disk_has_the_entry() {
     planet.exchange();
     planet.write_surely(0);
     planet.flush(0);
-    assert_eq!(planet.nodes[0].replica.acknowledged(1), 0);
+    assert_eq!(planet.nodes[0].replica.acknowledged(1, &planet.nodes[0].disk.actors), 0);
     planet.cut(0, 2);
     planet.exchange();
-    assert_eq!(planet.nodes[0].replica.acknowledged(1), 0, "delivered is not yet on disk");
+    assert_eq!(
+        planet.nodes[0].replica.acknowledged(1, &planet.nodes[0].disk.actors),
+        0,
+        "delivered is not yet on disk"
+    );
     planet.advance(1);
     planet.exchange();
-    assert_eq!(planet.nodes[0].replica.acknowledged(1), 1);
+    assert_eq!(planet.nodes[0].replica.acknowledged(1, &planet.nodes[0].disk.actors), 1);
     planet.connect(0, 2);
     planet.settle();
     planet.advance(1);
     planet.exchange();
-    assert_eq!(planet.nodes[0].replica.acknowledged(1), 2);
-    assert_eq!(planet.nodes[0].replica.acknowledged(2), 0);
+    assert_eq!(planet.nodes[0].replica.acknowledged(1, &planet.nodes[0].disk.actors), 2);
+    assert_eq!(planet.nodes[0].replica.acknowledged(2, &planet.nodes[0].disk.actors), 0);
 }
 
 #[test]

@@ -81,7 +81,13 @@ pub trait Engine {
     /// The sequence of this writer's last entry, 0 before the first.
     fn last_sequence(&self) -> u64;
 
-    /// How many *other* regions have this writer's entry `sequence` on disk. WAIT counts these.
+    /// Which writer this is: another number once its sequences begin anew.
+    fn writer(&self) -> u64 {
+        0
+    }
+
+    /// How many *other* regions have this writer's entry `sequence` on disk; of a writer that has written nothing, 0, what
+    /// its region wrote before. WAIT counts these.
     fn acknowledged(&self, sequence: u64) -> usize;
 
     /// How far this region's clock is ahead of the other regions', in milliseconds, if that is so far that they would

@@ -78,5 +78,5 @@ pub(crate) enum Parked {
     /// A transaction whose rows are being fetched.
     Transaction(Transaction, Tickets),
     /// WAIT.
-    Acknowledgement { sequence: u64, regions: i64, until: Option<HybridTime> },
+    Acknowledgement { writer: u64, sequence: u64, regions: i64, until: Option<HybridTime> },
 }

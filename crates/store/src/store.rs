@@ -117,8 +117,13 @@ impl<E: Engine> Store<E> {
                 Flow::Wait { until: None }
             }
             Some(Parked::Transaction(transaction, _)) => self.commit(session, transaction, reply),
-            Some(Parked::Acknowledgement { sequence, regions, until }) => {
-                self.wait(session, sequence, regions, until, reply)
+            Some(Parked::Acknowledgement { writer, sequence, regions, until }) => {
+                if writer == self.engine.writer() {
+                    return self.wait(session, sequence, regions, until, reply);
+                }
+                // A region lost its place in its own stream: nobody can tell any more where the write arrived.
+                reply.integer(0);
+                Flow::Done
             }
         }
     }
@@ -287,7 +292,8 @@ impl<E: Engine> Store<E> {
             reply.integer(acknowledged);
             return Flow::Done;
         }
-        session.parked = Some(Parked::Acknowledgement { sequence, regions, until });
+        let writer = self.engine.writer();
+        session.parked = Some(Parked::Acknowledgement { writer, sequence, regions, until });
         Flow::Wait { until }
     }
 

@@ -49,7 +49,7 @@ struct Logged {
 /// What a node's replica delivers to.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    actors: Actors,
+    pub(crate) actors: Actors,
     log: Vec<Logged>,
     held: VersionVector,
     changed: BTreeSet<ActorIndex>,
