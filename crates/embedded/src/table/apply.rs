@@ -123,7 +123,7 @@ impl Table {
                 runs.find(|held| held.actor == writer)?.cancelled
             });
             if held.is_some_and(|(upto, _)| upto == run.upto) {
-                drop_dead(state, run.kind, &run.element, writer);
+                drop_dead(state, run.kind, &run.element, writer, &mut self.memory_bytes);
             }
             if state.is_empty() {
                 self.memory_bytes -= KEY_BYTES + run.name.len() as u64;
@@ -133,12 +133,13 @@ impl Table {
     }
 }
 
-fn drop_dead(state: &mut KeyState, kind: Kind, element: &[u8], owner: ActorIndex) {
-    state.update(kind, element, |cell| {
-        if let CellState::Many(Some(_)) = cell {
-            cell.with_cell(|cell| cell.drop_dead(owner));
-        }
+fn drop_dead(state: &mut KeyState, kind: Kind, element: &[u8], owner: ActorIndex, memory_bytes: &mut u64) {
+    let dropped = state.update(kind, element, |cell| {
+        matches!(cell, CellState::Many(Some(_))) && cell.with_cell(|cell| cell.drop_dead(owner))
     });
+    if dropped {
+        *memory_bytes -= ROW_BYTES + element.len() as u64;
+    }
 }
 
 impl Books<'_> {
@@ -186,7 +187,7 @@ impl Books<'_> {
                     (dead, cell.is_live())
                 });
                 if dead && (*target == origin.own || *target == origin.writer) {
-                    drop_dead(state, *kind, element, *target);
+                    drop_dead(state, *kind, element, *target, self.memory_bytes);
                 } else if dead {
                     let run = DeadRun {
                         database: key.database,

@@ -418,3 +418,26 @@ fn a_slot_is_two_words_and_a_packed_string_one_allocation() {
     assert_eq!(size_of::<Entry>(), 24);
     assert_eq!(size_of::<super::cell::CellState>(), 48);
 }
+
+#[test]
+fn counters_that_are_deleted_take_no_memory() {
+    let mut replicas = [Replica::new(0), Replica::new(1)];
+    let own = |replica: &mut Replica| {
+        replica.write(&Step::Increment(0, 0, 2));
+        replica.write(&Step::Clear(0, 0, 2));
+    };
+    own(&mut replicas[0]);
+    assert_eq!(replicas[0].rows.table.memory_bytes(), 0);
+    // The other one deletes, and drops the pair once the owner has seen that.
+    replicas[0].write(&Step::Increment(0, 0, 2));
+    let [left, right] = &mut replicas;
+    left.frames.iter().for_each(|frame| assert!(right.deliver(frame)));
+    right.write(&Step::Clear(0, 0, 2));
+    right.frames.iter().for_each(|frame| assert!(left.deliver(frame)));
+    left.write(&Step::Set(0, 1, 1));
+    assert!(right.deliver(&left.frames[left.frames.len() - 1]));
+    assert_eq!(left.rows.table.memory_bytes(), right.rows.table.memory_bytes());
+    let mut alone = Replica::new(0);
+    alone.write(&Step::Set(0, 1, 1));
+    assert_eq!(right.rows.table.memory_bytes(), alone.rows.table.memory_bytes());
+}
