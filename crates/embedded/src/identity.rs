@@ -30,7 +30,7 @@ pub(crate) struct Identity {
     pub(crate) boot: Option<String>,
     /// The mode of the last run.
     pub(crate) fsync: String,
-    /// A write or an fsync failed in the last run.
+    /// A write or an fsync failed in the last run, or a start found that its writer cannot be continued.
     pub(crate) failed: bool,
     /// The length of the log at a clean stop; consumed at the next start.
     pub(crate) clean_stop: Option<u64>,
@@ -140,7 +140,7 @@ impl Identity {
             return Err("the log files are not the ones that were written");
         }
         if self.failed {
-            return Err("a write failed in the last run");
+            return Err("a write failed in the last run, or a start did not come to its end");
         }
         let clean = self.clean_stop == Some(end);
         if clean || self.is_of_this_boot() || self.fsync == FsyncMode::Always.name() {

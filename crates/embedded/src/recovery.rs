@@ -297,15 +297,20 @@ fn finish(
         (None, ..) => Err("nothing proves that its log is whole"),
         (Some(identity), Some(incarnation), _) => identity.proves(incarnation, &files, position),
     };
+    let same_boot = identity.as_ref().is_some_and(Identity::is_of_this_boot);
     if let Ending::Damaged(reason) = &ending {
         tracing::warn!(
             "the log was damaged at byte {position}, beyond what was safely on disk ({reason}); it was cut there"
         );
     }
+    if let (Err(_), Some(mut identity)) = (verdict, identity) {
+        // The cut log will look whole. If this start dies after the cut, the next one must know better.
+        identity.failed = true;
+        identity.write(&config.data, true).map_err(OpenError::io(&config.data))?;
+    }
     let (base, file) = open_last(&place, position).map_err(io_error())?;
     let file = Arc::new(file);
     let written = position.max(base + place.segments.header_length());
-    let same_boot = identity.as_ref().is_some_and(Identity::is_of_this_boot);
     rows.raise_clock(if same_boot { found.said.time } else { found.said.time.max(found.reserved.time) });
     floor.observe(rows.clock.last().max((config.clock)()));
     floor.renew(position).map_err(io_error())?;

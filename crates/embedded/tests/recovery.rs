@@ -134,6 +134,29 @@ fn a_flipped_bit_in_what_was_synced_is_refused_and_nothing_is_changed() {
     }
 }
 
+#[test]
+fn a_start_that_died_after_it_cut_damage_away_does_not_forget_it() {
+    let data = tempfile::tempdir().unwrap();
+    let mut region = Local::open(config(data.path(), FsyncMode::Never)).unwrap();
+    region.run("SET a 1");
+    region.run("SET b 2");
+    drop(region);
+    let segment = &segments(data.path())[0];
+    let length = fs::metadata(segment).unwrap().len();
+    flip(segment, length - 3);
+    // The next start ends where it reserves time: after the cut, before its new incarnation.
+    let (clock, kept) = (data.path().join("clock"), data.path().join("clock.kept"));
+    fs::rename(&clock, &kept).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &clock).unwrap();
+    assert!(matches!(Local::open(config(data.path(), FsyncMode::Never)), Err(OpenError::Io { .. })));
+    assert!(fs::metadata(segment).unwrap().len() < length, "it was cut");
+    fs::rename(&kept, &clock).unwrap();
+    let mut region = open(data.path());
+    assert_eq!(region.run("MGET a b"), "[\"1\" nil]");
+    region.run("SET c 3");
+    assert_eq!(region.incarnations(), [1, 1], "what was cut may be known elsewhere by its old name");
+}
+
 /// Waits until the region says on disk that its whole log is there too.
 fn wait_until_synced(data: &Path) {
     let until = Instant::now() + support::DEADLINE;
