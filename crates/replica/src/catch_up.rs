@@ -27,6 +27,8 @@ const RANGE: u64 = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct CatchUp {
     lags: BTreeMap<ActorIndex, Lag>,
+    /// The entries that this replica dropped for want of room, first and last: they do not come by themselves.
+    dropped: BTreeMap<ActorIndex, (u64, u64)>,
 }
 
 /// An actor of which others hold more.
@@ -44,6 +46,12 @@ struct Lag {
 }
 
 impl CatchUp {
+    /// Entries of `actor` were dropped on arrival.
+    pub(crate) fn dropped(&mut self, actor: ActorIndex, first: u64, last: u64) {
+        let range = self.dropped.entry(actor).or_insert((first, last));
+        *range = (range.0.min(first), range.1.max(last));
+    }
+
     /// Whoever was asked there will not answer.
     pub(crate) fn lost(&mut self, peer: usize) {
         for lag in self.lags.values_mut() {
@@ -59,6 +67,8 @@ impl Replica {
     pub(crate) fn ask_for_missing(&mut self, actors: &Actors) {
         let missing = self.missing();
         self.catch_up.lags.retain(|actor, _| missing.contains_key(actor));
+        let held = &self.held;
+        self.catch_up.dropped.retain(|actor, (_, last)| held.get(*actor) < *last);
         for (actor, most) in missing {
             self.ask_for(actor, most, actors);
         }
@@ -105,7 +115,8 @@ impl Replica {
             }
         }
         let failed = lag.failed;
-        if !stalled && !self.is_silent(region, now_ms) {
+        let was_dropped = self.catch_up.dropped.get(&actor).is_some_and(|(first, _)| *first <= held + 1);
+        if !stalled && !was_dropped && !self.is_silent(region, now_ms) {
             return;
         }
         let Some(peer) = self.supplier(actor, held, region, failed) else { return };

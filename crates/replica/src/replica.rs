@@ -550,6 +550,7 @@ impl Replica {
     fn keep(&mut self, index: usize, frame: &Frame<'_>, blocked: Blocked) {
         let held_bytes = self.pending.bytes_of(index);
         if held_bytes > 0 && held_bytes + frame.bytes().len() > PENDING_BYTES {
+            self.catch_up.dropped(frame.writer(), frame.first_sequence(), frame.last_sequence());
             return;
         }
         let waiting =
