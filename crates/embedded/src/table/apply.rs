@@ -82,7 +82,7 @@ impl Table {
         let was_live = slot.is_live();
         let state = books.unpack(slot);
         let old_deadline = state.deadline();
-        let trace = books.change(state, op, origin, |owner, run| dead.push(owner, run));
+        let trace = books.change(state, op, origin, |owner, cancel, run| dead.push(owner, cancel, run));
         let (new_deadline, is_live) = (state.deadline(), state.is_live());
         if (was_live, old_deadline) != (is_live, new_deadline) {
             old_deadline.map(|Deadline(time)| deadlines.of(was_live).remove(&(time, hash)));
@@ -148,7 +148,7 @@ impl Books<'_> {
         state: &mut KeyState,
         op: &Op<'_>,
         origin: Origin,
-        mut dies: impl FnMut(ActorIndex, DeadRun),
+        mut dies: impl FnMut(ActorIndex, (ActorIndex, u64), DeadRun),
     ) -> Trace {
         match op {
             Op::Set { dot, value, replaces, .. } => {
@@ -195,10 +195,8 @@ impl Books<'_> {
                         kind: *kind,
                         element: (*element).into(),
                         upto: *upto,
-                        canceller: origin.writer,
-                        sequence: origin.sequence,
                     };
-                    dies(*target, run);
+                    dies(*target, (origin.writer, origin.sequence), run);
                 }
                 if live { Trace::Suspect } else { Trace::Clean }
             }

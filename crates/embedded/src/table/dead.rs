@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use geode_crdt::{ActorIndex, Kind, Mark, VersionVector};
+use geode_crdt::{ActorIndex, Kind, Mark};
 
-/// A cell whose run of some owner is dead, and by which entry.
+/// A cell whose run of some owner is dead.
 #[derive(Debug)]
 pub(super) struct DeadRun {
     pub(super) database: u8,
@@ -18,38 +18,37 @@ pub(super) struct DeadRun {
     pub(super) element: Box<[u8]>,
     /// What the cancel reached. If a later cancel took its place, the owner need not have seen that one.
     pub(super) upto: Mark,
-    pub(super) canceller: ActorIndex,
-    pub(super) sequence: u64,
 }
 
-/// Dead runs by owner, and what each owner's delivered entries depend on.
+/// Dead runs by owner and canceller, and by the sequence of the cancel's entry. Causal delivery brings a cancel before
+/// every entry of the owner that depends on it.
 #[derive(Debug, Default)]
 pub(super) struct DeadRuns {
-    waiting: BTreeMap<ActorIndex, Vec<DeadRun>>,
-    seen_by: BTreeMap<ActorIndex, VersionVector>,
+    waiting: BTreeMap<(ActorIndex, ActorIndex), BTreeMap<u64, Vec<DeadRun>>>,
 }
 
 impl DeadRuns {
-    pub(super) fn push(&mut self, owner: ActorIndex, run: DeadRun) {
-        self.waiting.entry(owner).or_default().push(run);
+    /// Keeps a run of `owner` that an entry of `canceller` cancelled.
+    pub(super) fn push(&mut self, owner: ActorIndex, (canceller, sequence): (ActorIndex, u64), run: DeadRun) {
+        self.waiting.entry((owner, canceller)).or_default().entry(sequence).or_default().push(run);
     }
 
-    /// Takes note of an entry of `owner`; returns the runs that may now be dropped.
+    /// Takes out the runs that may be dropped, now that an entry of `owner` depends on `changed`. Logarithmic in those
+    /// that wait.
     pub(super) fn delivered(
         &mut self,
         owner: ActorIndex,
         changed: impl Iterator<Item = (ActorIndex, u64)>,
     ) -> Vec<DeadRun> {
-        let mut changed = changed.peekable();
-        if changed.peek().is_none() {
-            return Vec::new();
-        }
-        let seen = self.seen_by.entry(owner).or_default();
-        changed.for_each(|(actor, sequence)| seen.raise(actor, sequence));
-        let Some(waiting) = self.waiting.get_mut(&owner) else { return Vec::new() };
-        let ready = waiting.extract_if(.., |run| run.sequence <= seen.get(run.canceller)).collect();
-        if waiting.is_empty() {
-            self.waiting.remove(&owner);
+        let mut ready = Vec::new();
+        for (canceller, sequence) in changed {
+            let Some(waiting) = self.waiting.get_mut(&(owner, canceller)) else { continue };
+            while let Some(first) = waiting.first_entry().filter(|first| *first.key() <= sequence) {
+                ready.append(&mut first.remove());
+            }
+            if waiting.is_empty() {
+                self.waiting.remove(&(owner, canceller));
+            }
         }
         ready
     }
