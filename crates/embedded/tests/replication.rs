@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use geode_crdt::HybridTime;
 use geode_embedded::{Config, FsyncMode};
-use support::{Network, Node, PLANET, assert_equal, eventually, wall};
+use geode_store::conformance::Recorder;
+use geode_store::{Flow, Session};
+use support::{Local, Network, Node, PLANET, assert_equal, eventually, wall};
 
 const AP: &str = "ap-southeast-2";
 const EU: &str = "eu-west-1";
@@ -337,4 +339,22 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
     assert!(
         of(b"later").winner.dot.starts_with("us-east-1#") && of(b"later").loser.dot.starts_with("eu-west-1#")
     );
+}
+
+#[test]
+fn a_flush_of_everything_reaches_the_log_in_pieces() {
+    let data = tempfile::tempdir().unwrap();
+    let mut region = Local::open(Config::new(data.path(), PLANET, EU, &[])).unwrap();
+    let unflushed = |region: &mut Local, words: &[&[u8]]| {
+        let flow = region.store.execute(&mut Session::default(), words, &mut Recorder::default());
+        assert_eq!(flow, Flow::Done);
+    };
+    for number in 0..3000 {
+        unflushed(&mut region, &[b"SET", format!("key {number}").as_bytes(), b"v"]);
+    }
+    region.run("SET last v");
+    assert_eq!(region.incarnations(), [3001]);
+    unflushed(&mut region, &[b"FLUSHALL"]);
+    assert!(region.incarnations()[0] > 3001, "all of it waits in memory");
+    assert_eq!(region.run("DBSIZE"), "0");
 }

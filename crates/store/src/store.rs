@@ -314,7 +314,8 @@ impl<E: Engine> Store<E> {
                 let next = self.step(now, database, reply, |context| context.clear_keys(cursor, FLUSH_CHUNK));
                 self.engine.end();
                 cursor = next?;
-                if cursor == 0 {
+                // The log takes it in pieces. Nothing is answered if it does not: the next flush says the same.
+                if self.engine.flush().is_err() || cursor == 0 {
                     break;
                 }
             }
