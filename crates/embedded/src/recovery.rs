@@ -313,15 +313,10 @@ fn finish(
     let written = position.max(base + place.segments.header_length());
     rows.raise_clock(if same_boot { found.said.time } else { found.said.time.max(found.reserved.time) });
     floor.observe(rows.clock.last().max((config.clock)()));
-    floor.renew(position).map_err(io_error())?;
-    // What was only in the kernel is to be called durable from here on.
-    for (base, _) in bases.iter().zip(&files).filter(|(base, _)| **base + config.segment_bytes >= synced) {
-        if let Ok(file) = place.segments.open(*base) {
-            file.sync_all().map_err(io_error())?;
-        }
-    }
-    file.sync_all().and_then(|()| File::open(&directory)?.sync_all()).map_err(io_error())?;
+    // First the log, then the claim that it is on disk: the claim alone would make a later start refuse it.
+    force(&place, &file, synced).map_err(io_error())?;
     floor.say_synced(position).map_err(io_error())?;
+    floor.renew(position).map_err(io_error())?;
     let durability = Arc::new(Durability::new(config.fsync, Arc::clone(&file), written, floor));
     let mut log = Log::new(place, file, base, written, index, durability);
     let fresh = verdict.is_err();
@@ -360,6 +355,17 @@ fn open_last(place: &Place, position: u64) -> io::Result<(u64, File)> {
     file.set_len(position - base)?;
     file.seek(SeekFrom::End(0))?;
     Ok((base, file))
+}
+
+/// Forces onto the disk what of the log is not known to be there, and the names of its files.
+fn force(place: &Place, last: &File, synced: u64) -> io::Result<()> {
+    for (base, end) in place.segments.bases().windows(2).map(|pair| (pair[0], pair[1])) {
+        if end > synced {
+            place.segments.open(base)?.sync_all()?;
+        }
+    }
+    last.sync_all()?;
+    File::open(place.segments.directory())?.sync_all()
 }
 
 /// What the files of a log are now.
