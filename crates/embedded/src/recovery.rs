@@ -317,7 +317,9 @@ fn finish(
     force(&place, &file, synced).map_err(io_error())?;
     floor.say_synced(position).map_err(io_error())?;
     floor.renew(position).map_err(io_error())?;
-    let durability = Arc::new(Durability::new(config.fsync, Arc::clone(&file), written, floor));
+    let names = File::open(&directory).map_err(io_error())?;
+    let durability = Durability::new(config.fsync, names, Arc::clone(&file), written, floor);
+    let durability = Arc::new(durability);
     let mut log = Log::new(place, file, base, written, index, durability);
     let fresh = verdict.is_err();
     let incarnation = match (verdict, incarnation) {

@@ -21,6 +21,8 @@ pub(crate) struct Durability {
     mode: FsyncMode,
     queue: Mutex<Queue>,
     work: Condvar,
+    /// Holds the names of the segments.
+    directory: File,
     synced: AtomicU64,
     failed: AtomicBool,
     /// Up to where peers may be sent the log: what is in the kernel, or with [`FsyncMode::Always`] what is on disk.
@@ -33,7 +35,17 @@ struct Queue {
     /// Files with unsynced bytes, the current one last.
     files: Vec<Arc<File>>,
     written: u64,
+    /// A segment was begun whose name may not be on disk.
+    rotated: bool,
     stop: bool,
+}
+
+/// What is to be forced onto the disk.
+struct Unsynced {
+    files: Vec<Arc<File>>,
+    rotated: bool,
+    /// Up to where the log is on disk once it is done.
+    position: u64,
 }
 
 /// The thread; it ends when this is dropped.
@@ -44,12 +56,20 @@ pub(crate) struct SyncThread {
 }
 
 impl Durability {
-    /// For a log of which everything up to `position` is on disk.
-    pub(crate) fn new(mode: FsyncMode, file: Arc<File>, position: u64, floor: Floor) -> Self {
+    /// For a log in `directory` that goes on in `file`, and of which everything up to `position` is on disk.
+    pub(crate) fn new(
+        mode: FsyncMode,
+        directory: File,
+        file: Arc<File>,
+        position: u64,
+        floor: Floor,
+    ) -> Self {
+        let queue = Queue { files: vec![file], written: position, ..Queue::default() };
         Self {
             mode,
-            queue: Mutex::new(Queue { files: vec![file], written: position, stop: false }),
+            queue: Mutex::new(queue),
             work: Condvar::new(),
+            directory,
             synced: AtomicU64::new(position),
             failed: AtomicBool::new(false),
             shippable: watch::Sender::new(position),
@@ -87,15 +107,17 @@ impl Durability {
 
     /// The data thread goes on in another file.
     pub(crate) fn rotated(&self, file: Arc<File>) {
-        self.lock().files.push(file);
+        let mut queue = self.lock();
+        queue.files.push(file);
+        queue.rotated = true;
     }
 
     /// Forces everything written onto the disk, here and now.
     pub(crate) fn sync_now(&self) -> io::Result<()> {
-        let (files, position) = self.take();
-        let forced = files.iter().try_for_each(|file| file.sync_data());
+        let unsynced = self.take();
+        let position = unsynced.position;
         // Said before anybody learns of it: see `floor`.
-        let result = forced.and_then(|()| self.floor.say_synced(position));
+        let result = self.force(&unsynced).and_then(|()| self.floor.say_synced(position));
         match result {
             Ok(()) => {
                 self.synced.fetch_max(position, Ordering::AcqRel);
@@ -112,13 +134,19 @@ impl Durability {
         result
     }
 
-    /// The files with unsynced bytes and the position they reach. The current file stays in the queue.
-    fn take(&self) -> (Vec<Arc<File>>, u64) {
+    /// A record is on disk only if its file can be found there too.
+    fn force(&self, unsynced: &Unsynced) -> io::Result<()> {
+        unsynced.files.iter().try_for_each(|file| file.sync_data())?;
+        if unsynced.rotated { self.directory.sync_all() } else { Ok(()) }
+    }
+
+    /// What was written since the last call. The current file stays in the queue.
+    fn take(&self) -> Unsynced {
         let mut queue = self.lock();
         let last = queue.files.len().saturating_sub(1);
         let mut files: Vec<Arc<File>> = queue.files.drain(..last).collect();
         files.extend(queue.files.last().map(Arc::clone));
-        (files, queue.written)
+        Unsynced { files, rotated: std::mem::take(&mut queue.rotated), position: queue.written }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -177,5 +205,35 @@ impl Drop for SyncThread {
             // It ends after at most one fsync; if it panicked there is nothing more to do.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that cannot be forced onto a disk.
+    fn unsyncable() -> File {
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        assert!(null.sync_data().is_err());
+        null
+    }
+
+    fn floor(data: &std::path::Path) -> Floor {
+        Floor::open(&data.join("clock")).unwrap().0
+    }
+
+    #[test]
+    fn a_segment_counts_as_synced_only_when_its_directory_is() {
+        let data = tempfile::tempdir().unwrap();
+        let file = || Arc::new(tempfile::tempfile().unwrap());
+        let sync = Durability::new(FsyncMode::Always, unsyncable(), file(), 0, floor(data.path()));
+        sync.written(10);
+        sync.sync_now().unwrap();
+        assert_eq!(sync.synced(), 10, "no segment was begun");
+        sync.rotated(file());
+        sync.written(20);
+        assert!(sync.sync_now().is_err());
+        assert_eq!((sync.synced(), *sync.shippable().borrow()), (10, 10));
     }
 }
