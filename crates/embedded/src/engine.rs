@@ -26,7 +26,7 @@ use crate::conflict::Conflicts;
 use crate::delivery::Core;
 use crate::error::OpenError;
 use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
-use crate::identity::{Identity, Lock};
+use crate::identity::{IdentityFile, Lock};
 use crate::inbox::Incoming;
 use crate::links::Links;
 use crate::log::SyncThread;
@@ -60,7 +60,7 @@ pub struct Embedded {
     config: Config,
     core: Core,
     replica: Replica,
-    identity: Identity,
+    identity: Arc<IdentityFile>,
     shared: Arc<Shared>,
     links: BTreeMap<Arc<str>, Arc<Outbox>>,
     incoming: VecDeque<Incoming>,
@@ -95,9 +95,15 @@ impl Embedded {
         }
         let next = replica.held().get(own) + 1;
         let shared = Arc::new(Shared::new(&config));
-        let inbox = Arc::clone(shared.inbox());
-        let sync_thread = SyncThread::start(Arc::clone(opened.log.sync()), move || inbox.wake())
-            .map_err(OpenError::io(&config.data))?;
+        let (inbox, identity) = (Arc::clone(shared.inbox()), Arc::clone(&opened.identity));
+        let synced = move |result: &io::Result<()>| {
+            if result.is_err() {
+                identity.distrust();
+            }
+            inbox.wake();
+        };
+        let sync_thread =
+            SyncThread::start(Arc::clone(opened.log.sync()), synced).map_err(OpenError::io(&config.data))?;
         let now = Instant::now();
         let mut engine = Self {
             core: Core {
@@ -171,11 +177,13 @@ impl Embedded {
         self.stopped = true;
         self.shared.close();
         let sync = Arc::clone(self.core.log.sync());
-        sync.sync_now()?;
+        sync.sync_now().inspect_err(|_| self.identity.distrust())?;
         sync.floor().reserve(self.core.rows.clock.last(), end)?;
-        self.identity.segments = recovery::segment_files(&self.core.log)?;
-        self.identity.clean_stop = Some(end);
-        self.identity.write(&self.config.data, true)
+        let segments = recovery::segment_files(&self.core.log)?;
+        self.identity.record(true, |identity| {
+            identity.segments = segments;
+            identity.clean_stop = Some(end);
+        })
     }
 
     pub(crate) fn core(&self) -> &Core {
@@ -353,8 +361,10 @@ impl Embedded {
         self.replica.begin_incarnation(own);
         self.core.builder = FrameBuilder::new(own, 1);
         self.first_write = None;
-        self.identity.incarnation = format!("{incarnation:016x}");
-        if let Err(error) = self.identity.write(&self.config.data, true) {
+        let recorded = self.identity.record(true, |identity| {
+            identity.incarnation = format!("{incarnation:016x}");
+        });
+        if let Err(error) = recorded {
             tracing::error!(%error, "the new incarnation cannot be recorded; the next start takes another");
         }
     }
@@ -409,8 +419,9 @@ impl Embedded {
         }
         let position = self.core.flush()?;
         if self.core.log.take_rotated() {
-            self.identity.segments = recovery::segment_files(&self.core.log)?;
-            self.identity.write(&self.config.data, self.config.fsync == FsyncMode::Always)?;
+            let segments = recovery::segment_files(&self.core.log)?;
+            let durable = self.config.fsync == FsyncMode::Always;
+            self.identity.record(durable, |identity| identity.segments = segments)?;
         }
         Ok(position)
     }
@@ -495,7 +506,7 @@ impl Engine for Embedded {
             Err(error) => {
                 if !self.distrusted && !self.stopped {
                     self.distrusted = true;
-                    self.identity.distrust(&self.config.data);
+                    self.identity.distrust();
                 }
                 Err(error)
             }

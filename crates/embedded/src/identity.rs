@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, FlockOperation, StatxFlags};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,13 @@ pub(crate) struct SegmentFile {
     pub(crate) inode: u64,
     /// Nanoseconds since the Unix epoch; zero where the file system does not tell.
     pub(crate) birth_ns: u64,
+}
+
+/// The file while its engine runs: the data thread and the sync thread write it.
+#[derive(Debug)]
+pub(crate) struct IdentityFile {
+    data: PathBuf,
+    identity: Mutex<Identity>,
 }
 
 /// Only the part of the file whose meaning never changes.
@@ -111,15 +119,6 @@ impl Identity {
         Ok(())
     }
 
-    /// Records that nothing written since can be trusted; if even that cannot be written, takes the proof away.
-    pub(crate) fn distrust(&mut self, data: &Path) {
-        self.failed = true;
-        if self.write(data, true).is_err() {
-            // The disk is failing; a missing file proves nothing either, which is what is wanted.
-            let _ = fs::remove_file(data.join(FILE));
-        }
-    }
-
     /// Whether the last run's writer may be continued, given a log that is whole (or was only cut short by the end of
     /// the file) and ends at `end`; otherwise why not.
     pub(crate) fn proves(
@@ -148,6 +147,36 @@ impl Identity {
         } else {
             Err("the machine stopped without a clean stop of this region")
         }
+    }
+}
+
+impl IdentityFile {
+    pub(crate) fn new(data: &Path, identity: Identity) -> Self {
+        Self { data: data.to_owned(), identity: Mutex::new(identity) }
+    }
+
+    /// Records a change, like [`Identity::write`].
+    pub(crate) fn record(&self, durable: bool, change: impl FnOnce(&mut Identity)) -> io::Result<()> {
+        let mut identity = self.lock();
+        change(&mut identity);
+        identity.write(&self.data, durable)
+    }
+
+    /// Records that nothing written since can be trusted; if even that cannot be written, takes the proof away.
+    pub(crate) fn distrust(&self) {
+        let mut identity = self.lock();
+        if std::mem::replace(&mut identity.failed, true) {
+            return;
+        }
+        if identity.write(&self.data, true).is_err() {
+            // The disk is failing; a missing file proves nothing either, which is what is wanted.
+            let _ = fs::remove_file(self.data.join(FILE));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Identity> {
+        // What a panic left behind is still an identity.
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,4 +220,20 @@ impl Lock {
 fn boot_id() -> Option<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_after_a_failure_does_not_hide_it() {
+        let data = tempfile::tempdir().unwrap();
+        let config = Config::new(data.path(), "tested", "eu-west-1", &[]);
+        let file = IdentityFile::new(data.path(), Identity::new(&config, 1));
+        file.distrust();
+        // A rotation, at the same time on another thread.
+        file.record(false, |identity| identity.segments.clear()).unwrap();
+        assert!(Identity::read(&config).unwrap().unwrap().failed);
+    }
 }

@@ -11,7 +11,7 @@ use geode_crdt::{ActorId, Frame, FrameError, HybridClock, HybridTime, VersionVec
 use crate::config::{Config, FsyncMode};
 use crate::error::OpenError;
 use crate::floor::{Floor, Found};
-use crate::identity::{Identity, Lock, SegmentFile};
+use crate::identity::{Identity, IdentityFile, Lock, SegmentFile};
 use crate::log::format::{self, HeaderError, RECORD};
 use crate::log::{self, Durability, Index, Kind, Log, Place, Segments};
 use crate::rows::Rows;
@@ -21,7 +21,7 @@ use crate::table::Table;
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) lock: Lock,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<IdentityFile>,
     pub(crate) rows: Rows,
     pub(crate) log: Log,
     pub(crate) held: VersionVector,
@@ -303,10 +303,10 @@ fn finish(
             "the log was damaged at byte {position}, beyond what was safely on disk ({reason}); it was cut there"
         );
     }
-    if let (Err(_), Some(mut identity)) = (verdict, identity) {
+    let previous = identity.map(|identity| IdentityFile::new(&config.data, identity));
+    if let (Err(_), Some(previous)) = (verdict, &previous) {
         // The cut log will look whole. If this start dies after the cut, the next one must know better.
-        identity.failed = true;
-        identity.write(&config.data, true).map_err(OpenError::io(&config.data))?;
+        previous.record(true, |identity| identity.failed = true).map_err(OpenError::io(&config.data))?;
     }
     let (base, file) = open_last(&place, position).map_err(io_error())?;
     let file = Arc::new(file);
@@ -314,7 +314,11 @@ fn finish(
     rows.raise_clock(if same_boot { found.said.time } else { found.said.time.max(found.reserved.time) });
     floor.observe(rows.clock.last().max((config.clock)()));
     // First the log, then the claim that it is on disk: the claim alone would make a later start refuse it.
-    force(&place, &file, synced).map_err(io_error())?;
+    if let Err(error) = force(&place, &file, synced) {
+        // The next start's fsync may succeed all the same.
+        previous.iter().for_each(IdentityFile::distrust);
+        return Err(io_error()(error));
+    }
     floor.say_synced(position).map_err(io_error())?;
     floor.renew(position).map_err(io_error())?;
     let names = File::open(&directory).map_err(io_error())?;
@@ -339,6 +343,7 @@ fn finish(
     let mut identity = Identity::new(config, incarnation);
     identity.segments = segment_files(&log).map_err(io_error())?;
     identity.write(&config.data, true).map_err(OpenError::io(&config.data))?;
+    let identity = Arc::new(IdentityFile::new(&config.data, identity));
     let times = times.into_iter().collect();
     Ok(Opened { lock, identity, rows, log, held, times, fresh })
 }

@@ -21,6 +21,8 @@ pub(crate) struct Durability {
     mode: FsyncMode,
     queue: Mutex<Queue>,
     work: Condvar,
+    /// Held while one thread forces the log: whoever comes second must not speak for files the first still waits for.
+    syncing: Mutex<()>,
     /// Holds the names of the segments.
     directory: File,
     synced: AtomicU64,
@@ -69,6 +71,7 @@ impl Durability {
             mode,
             queue: Mutex::new(queue),
             work: Condvar::new(),
+            syncing: Mutex::new(()),
             directory,
             synced: AtomicU64::new(position),
             failed: AtomicBool::new(false),
@@ -112,8 +115,13 @@ impl Durability {
         queue.rotated = true;
     }
 
-    /// Forces everything written onto the disk, here and now.
+    /// Forces everything written onto the disk, here and now. After an error, every later call is one too: the kernel
+    /// may have dropped what it could not write and call the next fsync a success.
     pub(crate) fn sync_now(&self) -> io::Result<()> {
+        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_failed() {
+            return Err(io::Error::other("the log could not be forced onto the disk before"));
+        }
         let unsynced = self.take();
         let position = unsynced.position;
         // Said before anybody learns of it: see `floor`.
@@ -174,16 +182,20 @@ impl Durability {
 }
 
 impl SyncThread {
-    /// Starts the thread. `done` is called after each fsync, failed or not.
-    pub(crate) fn start(sync: Arc<Durability>, done: impl Fn() + Send + 'static) -> io::Result<Self> {
+    /// Starts the thread. `done` is called after each fsync with what came of it; after a failure the thread ends.
+    pub(crate) fn start(
+        sync: Arc<Durability>,
+        done: impl Fn(&io::Result<()>) + Send + 'static,
+    ) -> io::Result<Self> {
         let shared = Arc::clone(&sync);
         let run = move || {
             while shared.wait() {
                 if shared.has_work() {
-                    if let Err(error) = shared.sync_now() {
-                        tracing::error!(%error, "the log cannot be forced onto the disk");
+                    let result = shared.sync_now();
+                    done(&result);
+                    if let Err(error) = result {
+                        return tracing::error!(%error, "the log cannot be forced onto the disk");
                     }
-                    done();
                 } else if let Err(error) = shared.floor.force_synced() {
                     tracing::error!(%error, "what is known of the log cannot be forced onto the disk");
                 }
@@ -235,5 +247,57 @@ mod tests {
         sync.written(20);
         assert!(sync.sync_now().is_err());
         assert_eq!((sync.synced(), *sync.shippable().borrow()), (10, 10));
+    }
+
+    #[test]
+    fn after_a_failed_fsync_no_later_one_is_believed() {
+        let data = tempfile::tempdir().unwrap();
+        let directory = File::open(data.path()).unwrap();
+        let failing = Arc::new(unsyncable());
+        let sync = Durability::new(FsyncMode::EverySecond, directory, failing, 0, floor(data.path()));
+        sync.rotated(Arc::new(tempfile::tempfile().unwrap()));
+        sync.written(10);
+        assert!(sync.sync_now().is_err());
+        // The file that failed is out of the queue; the one that is left would succeed.
+        assert!(sync.sync_now().is_err());
+        assert_eq!((sync.synced(), sync.has_failed()), (0, true));
+    }
+
+    #[test]
+    fn the_thread_ends_at_a_failed_fsync_and_says_so() {
+        let data = tempfile::tempdir().unwrap();
+        let directory = File::open(data.path()).unwrap();
+        let failing = Arc::new(unsyncable());
+        let sync = Arc::new(Durability::new(FsyncMode::Always, directory, failing, 0, floor(data.path())));
+        let (said, heard) = std::sync::mpsc::channel();
+        let _thread =
+            SyncThread::start(Arc::clone(&sync), move |done| said.send(done.is_ok()).unwrap()).unwrap();
+        sync.written(10);
+        assert_eq!(heard.iter().collect::<Vec<_>>(), [false], "the sender is gone with the thread");
+    }
+
+    #[test]
+    fn a_failed_fsync_of_an_idle_region_is_known_to_its_next_start() {
+        use crate::{Config, Embedded};
+        let data = tempfile::tempdir().unwrap();
+        let open = || Embedded::open(Config::new(data.path(), "tested", "eu-west-1", &[])).unwrap().0;
+        let actor = |engine: &Embedded| engine.stats().actor;
+        let engine = open();
+        let first = actor(&engine);
+        let sync = Arc::clone(engine.core().log.sync());
+        sync.rotated(Arc::new(unsyncable()));
+        sync.written(sync.synced() + 1);
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        let identity = || std::fs::read_to_string(data.path().join("identity.json")).unwrap();
+        while !identity().contains("\"failed\": true") {
+            assert!(std::time::Instant::now() < until, "{}", identity());
+            std::thread::yield_now();
+        }
+        drop(engine);
+        let second = open();
+        assert_ne!(actor(&second), first);
+        let second_actor = actor(&second);
+        drop(second);
+        assert_eq!(actor(&open()), second_actor, "one failure, one new incarnation");
     }
 }
