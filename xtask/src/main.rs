@@ -1,7 +1,9 @@
-//! The project's own tasks. `cargo xtask test` and `cargo xtask bench` bring what they need themselves.
+//! The project's own tasks. `cargo xtask test` and `cargo xtask bench` bring what they need themselves; `cargo xtask sim` needs
+//! nothing.
 
 mod bench;
 mod install;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -29,12 +31,20 @@ enum Task {
         #[command(subcommand)]
         what: bench::Bench,
     },
+    /// Plays seeded planets through everything that may go wrong: --seeds N, --minutes M, --seed S, --cost.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// Passed on to the simulator.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test { rest } => test::run(&rest),
         Task::Bench { what } => bench::run(&what),
+        Task::Sim { rest } => sim::run(&rest),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
