@@ -1,7 +1,8 @@
 //! What replication costs on the wire, against the number of regions.
 
 use crate::plan::{Fsync, Plan};
-use crate::world::{Counts, run};
+use crate::report::Counts;
+use crate::world::run;
 
 /// How long a planet is measured at work and at rest, in milliseconds.
 const LENGTH_MS: u64 = 3_000;

@@ -2,7 +2,8 @@
 
 use crate::plan::Plan;
 use crate::plant::Plant;
-use crate::world::{Violation, run};
+use crate::report::Violation;
+use crate::world::run;
 
 /// A failing run with no fault that it does not need.
 #[derive(Clone, Debug)]

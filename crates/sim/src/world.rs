@@ -1,7 +1,6 @@
 //! One run: the planet, virtual time, and the order in which things happen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use geode_crdt::{ActorId, HybridTime};
 use geode_replica::{Now, Vector};
@@ -12,15 +11,16 @@ use crate::client::Client;
 use crate::disk::Disk;
 use crate::engine::SimEngine;
 use crate::network::{Item, Network};
-use crate::plan::{self, FaultKind, Fsync, KillPoint, Plan};
+use crate::plan::{self, Fsync, KillPoint, Plan};
 use crate::plant::Plant;
 use crate::random::Random;
+use crate::report::{Clock, Counts, Violation};
 use crate::serve::Pending;
 
 /// When runs begin, in microseconds: 2026-01-01.
 const BEGINNING_US: u64 = 1_767_225_600_000_000;
 /// How often a region looks at the time, sweeps, and its links.
-const TICK_US: u64 = 10_000;
+pub(crate) const TICK_US: u64 = 10_000;
 /// How often a region without a link to another dials it.
 const DIAL_US: u64 = 150_000;
 /// A link on which nothing was heard for so long is given up, as in `crates/embedded`.
@@ -28,83 +28,14 @@ const SILENCE_US: u64 = 5_000_000;
 /// How often the log is forced onto the disk with `everysec`.
 const SYNC_US: u64 = 1_000_000;
 /// How long a sound disk takes for it, at most.
-const SYNC_TAKES_US: u64 = 8_000;
+pub(crate) const SYNC_TAKES_US: u64 = 8_000;
 /// How long the first write of a continued incarnation waits for peers, as in `crates/embedded`.
 pub(crate) const FIRST_WRITE_US: u64 = 1_000_000;
 /// After everything is healed, what must settle has so long.
 const SETTLE_US: u64 = 60_000_000;
 
-/// A rule that did not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Which checker says so.
-    pub rule: &'static str,
-    /// Microseconds since the start of the run.
-    pub at_us: u64,
-    /// What it saw.
-    pub message: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}: {}", self.rule, Clock(self.at_us), self.message)
-    }
-}
-
-/// Counts of one run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Events that were played.
-    pub events: u64,
-    /// Entries that were written.
-    pub writes: u64,
-    /// Requests that were answered.
-    pub answers: u64,
-    /// Requests of which the client never heard.
-    pub unknown: u64,
-    /// Times that a session's token could not be satisfied.
-    pub stale: u64,
-    /// Acknowledged writes that a crash took within the stated durability.
-    pub lost: u64,
-    /// Messages between regions.
-    pub messages: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Messages while clients were at work.
-    pub load_messages: u64,
-    /// Their bytes.
-    pub load_bytes: u64,
-}
-
-impl Counts {
-    /// Both together.
-    pub const fn plus(&self, other: &Self) -> Self {
-        Self {
-            events: self.events + other.events,
-            writes: self.writes + other.writes,
-            answers: self.answers + other.answers,
-            unknown: self.unknown + other.unknown,
-            stale: self.stale + other.stale,
-            lost: self.lost + other.lost,
-            messages: self.messages + other.messages,
-            bytes: self.bytes + other.bytes,
-            load_messages: self.load_messages + other.load_messages,
-            load_bytes: self.load_bytes + other.load_bytes,
-        }
-    }
-}
-
-/// A moment as people read it.
-struct Clock(u64);
-
-impl fmt::Display for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:3}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
-    }
-}
-
 #[derive(Clone, Debug)]
-enum Event {
+pub(crate) enum Event {
     Tick(usize, u64),
     Sync(usize, u64),
     SyncDone(usize, u64, u64),
@@ -136,7 +67,7 @@ pub(crate) struct Region {
     /// Counts processes.
     pub(crate) life: u64,
     pub(crate) skew_us: i64,
-    sync_us: u64,
+    pub(crate) sync_us: u64,
     /// When its clock was last set back.
     pub(crate) set_back_us: Option<u64>,
     /// The greatest time that the process has delivered or given.
@@ -259,7 +190,7 @@ impl<'t> World<'t> {
         }
     }
 
-    fn at(&mut self, at_us: u64, event: Event) {
+    pub(crate) fn at(&mut self, at_us: u64, event: Event) {
         self.next_event += 1;
         self.events.insert((at_us, self.next_event), event);
     }
@@ -487,166 +418,6 @@ impl<'t> World<'t> {
         };
         self.say(|world| format!("{} gets {line} from {peer}", world.names[to]));
         self.end_turn(to);
-    }
-
-    fn fault(&mut self, fault: usize) {
-        if self.is_quiet {
-            return;
-        }
-        let kind = self.plan.faults[fault].kind;
-        self.say(|world| format!("fault {fault}: {}", world.plan.faults[fault]));
-        let for_ms = match kind {
-            FaultKind::Cut { a, b, late, for_ms } => {
-                self.network.block(a, b);
-                self.network.block(b, a);
-                self.break_links(a, b, late);
-                Some(for_ms)
-            }
-            FaultKind::OneWay { from, to, for_ms } => {
-                self.network.block(from, to);
-                Some(for_ms)
-            }
-            FaultKind::Partition { regions, for_ms } => {
-                for (from, to) in self.crossing(regions) {
-                    self.network.block(from, to);
-                }
-                Some(for_ms)
-            }
-            FaultKind::Slow { from, to, extra_ms, for_ms } => {
-                self.network.delay(from, to, (extra_ms * 1_000) as i64);
-                Some(for_ms)
-            }
-            FaultKind::Kill { region, point: KillPoint::Idle, down_ms } => {
-                self.kill(region, down_ms);
-                None
-            }
-            FaultKind::Kill { region, point, down_ms } => {
-                self.regions[region].kill = Some((point, down_ms));
-                let life = self.regions[region].life;
-                self.at(self.now_us + 500_000, Event::KillIdle(region, life));
-                None
-            }
-            FaultKind::Stop { region, down_ms } => {
-                self.stop(region, down_ms);
-                None
-            }
-            FaultKind::Crash { region, tail, down_ms } => {
-                self.crash(region, tail, down_ms);
-                None
-            }
-            FaultKind::FsyncFails { region, down_ms } => {
-                self.fail_sync(region, down_ms);
-                None
-            }
-            FaultKind::DiskFull { region, for_ms } => {
-                self.set_full(region, true);
-                Some(for_ms)
-            }
-            FaultKind::SlowDisk { region, sync_ms, for_ms } => {
-                self.regions[region].sync_us = sync_ms * 1_000;
-                Some(for_ms)
-            }
-            FaultKind::Clock { region, by_ms, for_ms } => {
-                self.set_clock(region, self.regions[region].skew_us + by_ms * 1_000);
-                Some(for_ms)
-            }
-            FaultKind::RollBack { region, records, down_ms } => {
-                if !self.roll_back(region, records, down_ms) {
-                    self.at(self.now_us + TICK_US, Event::Fault(fault));
-                }
-                None
-            }
-        };
-        if let Some(for_ms) = for_ms {
-            self.at(self.now_us + for_ms * 1_000, Event::Heal(fault));
-        }
-    }
-
-    fn heal(&mut self, fault: usize) {
-        if self.is_quiet {
-            return;
-        }
-        self.say(|_| format!("fault {fault} is over"));
-        match self.plan.faults[fault].kind {
-            FaultKind::Cut { a, b, .. } => {
-                self.unblock(a, b);
-                self.unblock(b, a);
-            }
-            FaultKind::OneWay { from, to, .. } => self.unblock(from, to),
-            FaultKind::Partition { regions, .. } => {
-                for (from, to) in self.crossing(regions) {
-                    self.unblock(from, to);
-                }
-            }
-            FaultKind::Slow { from, to, extra_ms, .. } => {
-                self.network.delay(from, to, -((extra_ms * 1_000) as i64));
-            }
-            FaultKind::DiskFull { region, .. } => self.set_full(region, false),
-            FaultKind::SlowDisk { region, .. } => self.regions[region].sync_us = SYNC_TAKES_US,
-            FaultKind::Clock { region, by_ms, .. } => {
-                self.set_clock(region, self.regions[region].skew_us - by_ms * 1_000);
-            }
-            _ => {}
-        }
-    }
-
-    /// Clients stop, and nothing goes wrong any more.
-    fn heal_all(&mut self) {
-        self.say(|_| "everything is healed".to_owned());
-        self.is_quiet = true;
-        self.network.reset(&self.plan.delay_ms);
-        for from in 0..self.plan.regions {
-            self.set_clock(from, self.plan.skew_us[from]);
-            self.regions[from].sync_us = SYNC_TAKES_US;
-            self.regions[from].kill = None;
-            self.set_full(from, false);
-            for to in 0..self.plan.regions {
-                self.resume(from, to);
-            }
-        }
-    }
-
-    fn set_clock(&mut self, region: usize, skew_us: i64) {
-        let region = &mut self.regions[region];
-        if skew_us < region.skew_us {
-            region.set_back_us = Some(self.now_us);
-        }
-        region.skew_us = skew_us;
-    }
-
-    fn unblock(&mut self, from: usize, to: usize) {
-        self.network.unblock(from, to);
-        self.resume(from, to);
-    }
-
-    /// What was held up in a direction arrives now.
-    fn resume(&mut self, from: usize, to: usize) {
-        if !self.network.is_blocked(from, to) {
-            for (connection, pipe, count) in self.network.waiting(from, to) {
-                (0..count).for_each(|_| self.at(self.now_us, Event::Arrive(connection, pipe)));
-            }
-        }
-    }
-
-    fn crossing(&self, regions: u32) -> Vec<(usize, usize)> {
-        let inside = |region: usize| regions >> region & 1 == 1;
-        let all = (0..self.plan.regions).flat_map(|from| (0..self.plan.regions).map(move |to| (from, to)));
-        all.filter(|(from, to)| inside(*from) != inside(*to)).collect()
-    }
-
-    fn break_links(&mut self, a: usize, b: usize, late: bool) {
-        for (end, other, notices) in [(a, b, true), (b, a, !late)] {
-            let name = self.names[other].clone();
-            if let (true, Some(process)) = (notices, &mut self.regions[end].process)
-                && let Some(link) = process.store.engine.link(&name)
-            {
-                process.store.engine.lost(&name, link);
-                if !late {
-                    self.network.forget(link);
-                }
-                self.end_turn(end);
-            }
-        }
     }
 
     pub(crate) fn start_in(&mut self, region: usize, in_ms: u64) {
