@@ -36,16 +36,36 @@ pub struct Run {
     pub total: Amount,
     /// When the last increment was written.
     pub time: HybridTime,
-    /// The greatest cancel: up to which increment, and the total there.
-    pub cancelled: Option<(Mark, Amount)>,
+    /// The greatest cancel.
+    pub cancelled: Option<Cancel>,
 }
+
+/// The cancel row that targets a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Cancel {
+    /// The last increment that is cleared.
+    pub upto: Mark,
+    /// The run's total there.
+    pub amount: Amount,
+    /// Who cleared it, in which of its entries. Several may have cleared the same; this is the one heard of first.
+    pub by: (ActorIndex, u64),
+}
+
+/// Equal as rows: `upto` names the row, and who said it first is another matter on every replica.
+impl PartialEq for Cancel {
+    fn eq(&self, other: &Self) -> bool {
+        self.upto == other.upto && self.amount == other.amount
+    }
+}
+
+impl Eq for Cancel {}
 
 impl Run {
     /// What is left of the run, `None` if all of it is cancelled.
     pub fn live_amount(&self) -> Option<Amount> {
         match self.cancelled {
-            Some((upto, _)) if self.last <= upto => None,
-            Some((upto, amount)) if self.start <= upto => Some(self.total.minus(amount)),
+            Some(cancel) if self.last <= cancel.upto => None,
+            Some(cancel) if self.start <= cancel.upto => Some(self.total.minus(cancel.amount)),
             _ => Some(self.total),
         }
     }
@@ -97,12 +117,12 @@ impl Cell {
 
     /// Merges a cancel row: the greater `upto` stands. A cancel whose sum is not held is ignored: causal delivery
     /// brings the sum first, so it was dropped as dead. Returns whether the row was taken.
-    pub fn cancel(&mut self, target: ActorIndex, upto: Mark, amount: Amount) -> bool {
+    pub fn cancel(&mut self, target: ActorIndex, row: Cancel) -> bool {
         let Some(run) = self.runs.iter_mut().find(|run| run.actor == target) else { return false };
-        if run.cancelled.is_some_and(|(held, _)| held >= upto) {
+        if run.cancelled.is_some_and(|held| held.upto >= row.upto) {
             return false;
         }
-        run.cancelled = Some((upto, amount));
+        run.cancelled = Some(row);
         true
     }
 

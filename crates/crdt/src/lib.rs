@@ -15,12 +15,13 @@ pub mod digest;
 pub mod dot;
 pub mod frame;
 pub mod hybrid;
+pub mod image;
 pub mod op;
 pub mod vector;
 
 pub use actor::{ActorId, ActorIndex, Actors};
 pub use amount::Amount;
-pub use cell::{Cell, CellRef, Deadline, Folded, Put, PutRef, Run};
+pub use cell::{Cancel, Cell, CellRef, Deadline, Folded, Put, PutRef, Run};
 pub use digest::Digest;
 pub use dot::{Dot, Mark};
 pub use frame::{Frame, FrameBuilder, FrameError};

@@ -49,7 +49,7 @@ impl Kind {
         }
     }
 
-    fn from_byte(byte: u8) -> Result<Self, FrameError> {
+    pub(crate) fn from_byte(byte: u8) -> Result<Self, FrameError> {
         match byte {
             0 => Ok(Self::Ttl),
             1 => Ok(Self::String),
@@ -278,7 +278,7 @@ pub(crate) fn put_amount(out: &mut Vec<u8>, amount: Amount) {
     }
 }
 
-fn read_amount(reader: &mut Reader<'_>) -> Result<Amount, FrameError> {
+pub(crate) fn read_amount(reader: &mut Reader<'_>) -> Result<Amount, FrameError> {
     match reader.byte()? {
         INTEGER => Ok(Amount::Integer(reader.signed()?)),
         FLOAT => {
@@ -293,7 +293,7 @@ fn read_amount(reader: &mut Reader<'_>) -> Result<Amount, FrameError> {
     }
 }
 
-fn read_mark(reader: &mut Reader<'_>) -> Result<Mark, FrameError> {
+pub(crate) fn read_mark(reader: &mut Reader<'_>) -> Result<Mark, FrameError> {
     let sequence = reader.varint()?;
     let ordinal =
         u32::try_from(reader.varint()?).map_err(|_| FrameError::Malformed("an ordinal above 32 bits"))?;

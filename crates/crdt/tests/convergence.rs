@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use geode_crdt::{
-    ActorId, ActorIndex, Actors, Amount, Cell, CellRef, Digest, Dot, Folded, Frame, FrameBuilder,
+    ActorId, ActorIndex, Actors, Amount, Cancel, Cell, CellRef, Digest, Dot, Folded, Frame, FrameBuilder,
     HybridClock, HybridTime, KeyName, Kind, Op, Put, Run, VersionVector, digest,
 };
 use proptest::prelude::*;
@@ -199,7 +199,7 @@ fn apply(cell: &mut Cell, op: &Op<'_>, time: HybridTime) {
             });
         }
         Op::Cancel { target, upto, amount, .. } => {
-            cell.cancel(*target, *upto, *amount);
+            cell.cancel(*target, Cancel { upto: *upto, amount: *amount, by: (*target, 0) });
         }
         Op::Set { .. } => unreachable!("this history has no plain SET"),
     }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
 
 use geode_crdt::{
-    ActorId, ActorIndex, Actors, Amount, Cell, CellRef, Deadline, Dot, HybridClock, HybridTime, Mark, Put,
-    Run,
+    ActorId, ActorIndex, Actors, Amount, Cancel, Cell, CellRef, Deadline, Dot, HybridClock, HybridTime, Mark,
+    Put, Run,
 };
 
 fn actors() -> (Actors, ActorIndex, ActorIndex) {
@@ -14,7 +14,11 @@ fn actors() -> (Actors, ActorIndex, ActorIndex) {
     (actors, us, eu)
 }
 
-const fn mark(sequence: u64, ordinal: u32) -> Mark {
+const fn cancel(upto: Mark, amount: Amount) -> Cancel {
+    Cancel { upto, amount, by: (ActorIndex(0), 0) }
+}
+
+fn mark(sequence: u64, ordinal: u32) -> Mark {
     Mark { sequence, ordinal }
 }
 
@@ -69,7 +73,7 @@ fn the_sum_saturates_at_64_bits_and_the_total_does_not() {
     cell.sum(run(us, mark(1, 0), mark(1, 0), Amount::Integer(i64::MAX.into())));
     cell.sum(run(eu, mark(1, 0), mark(1, 0), Amount::Integer(10)));
     assert_eq!(value(&cell, &table), Some(i64::MAX.to_string()));
-    cell.cancel(us, mark(1, 0), Amount::Integer(i64::MAX.into()));
+    cell.cancel(us, cancel(mark(1, 0), Amount::Integer(i64::MAX.into())));
     assert_eq!(value(&cell, &table).as_deref(), Some("10"));
 }
 
@@ -107,7 +111,7 @@ fn a_cancel_inside_an_entry_spares_the_later_increment_of_the_same_entry() {
     let (table, us, _) = actors();
     let mut cell = Cell::default();
     cell.sum(run(us, mark(7, 0), mark(7, 0), Amount::Integer(1)));
-    cell.cancel(us, mark(7, 0), Amount::Integer(1));
+    cell.cancel(us, cancel(mark(7, 0), Amount::Integer(1)));
     cell.sum(run(us, mark(7, 1), mark(7, 1), Amount::Integer(1)));
     assert_eq!(value(&cell, &table).as_deref(), Some("1"));
 }
@@ -118,7 +122,7 @@ fn a_run_that_begins_after_a_cancel_owes_it_nothing() {
     let (table, us, _) = actors();
     let mut cell = Cell::default();
     cell.sum(run(us, mark(1, 0), mark(2, 0), Amount::Integer(50)));
-    cell.cancel(us, mark(2, 0), Amount::Integer(50));
+    cell.cancel(us, cancel(mark(2, 0), Amount::Integer(50)));
     assert_eq!(value(&cell, &table), None);
     cell.sum(run(us, mark(4, 0), mark(4, 0), Amount::Integer(3)));
     assert_eq!(value(&cell, &table).as_deref(), Some("3"));
@@ -130,7 +134,7 @@ fn a_cancel_beyond_the_surviving_row_leaves_nothing_not_a_negative_rest() {
     let (table, us, _) = actors();
     let mut cell = Cell::default();
     cell.sum(run(us, mark(1, 0), mark(2, 0), Amount::Integer(2)));
-    cell.cancel(us, mark(5, 0), Amount::Integer(9));
+    cell.cancel(us, cancel(mark(5, 0), Amount::Integer(9)));
     assert_eq!(value(&cell, &table), None);
     assert!(!CellRef::Cell(&cell).is_live());
 }
@@ -155,9 +159,12 @@ fn merging_a_row_twice_changes_nothing() {
         !cell.sum(run(eu, mark(1, 0), mark(1, 0), Amount::Integer(1))),
         "an older total does not come back"
     );
-    assert!(cell.cancel(eu, mark(2, 0), Amount::Integer(2)));
-    assert!(!cell.cancel(eu, mark(1, 0), Amount::Integer(1)), "an older cancel does not come back");
-    assert!(!cell.cancel(us, mark(1, 0), Amount::Integer(1)), "a cancel whose sum was dropped is ignored");
+    assert!(cell.cancel(eu, cancel(mark(2, 0), Amount::Integer(2))));
+    assert!(!cell.cancel(eu, cancel(mark(1, 0), Amount::Integer(1))), "an older cancel does not come back");
+    assert!(
+        !cell.cancel(us, cancel(mark(1, 0), Amount::Integer(1))),
+        "a cancel whose sum was dropped is ignored"
+    );
     assert_eq!(value(&cell, &table).as_deref(), Some("5"));
     assert!(cell.drop_dead(eu));
     assert!(cell.runs().is_empty());

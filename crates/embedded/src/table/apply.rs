@@ -2,7 +2,7 @@
 
 use geode_crdt::op::Dots;
 use geode_crdt::{
-    ActorIndex, Actors, Amount, Deadline, Digest, Dot, HybridTime, KeyName, Kind, Mark, Op, Put, PutRef, Run,
+    ActorIndex, Actors, Cancel, Deadline, Digest, Dot, HybridTime, KeyName, Kind, Op, Put, PutRef, Run,
     digest,
 };
 use hashbrown::hash_table;
@@ -122,7 +122,7 @@ impl Table {
                 let mut runs = cell.runs().iter();
                 runs.find(|held| held.actor == writer)?.cancelled
             });
-            if held.is_some_and(|(upto, _)| upto == run.upto) {
+            if held.is_some_and(|cancel| cancel.upto == run.upto) {
                 drop_dead(state, run.kind, &run.element, writer, &mut self.memory_bytes);
             }
             if state.is_empty() {
@@ -182,8 +182,9 @@ impl Books<'_> {
                 if beside_put || state.live_kinds().nth(1).is_some() { Trace::Suspect } else { Trace::Clean }
             }
             Op::Cancel { key, kind, element, target, upto, amount } => {
+                let row = Cancel { upto: *upto, amount: *amount, by: (origin.writer, origin.sequence) };
                 let (dead, live) = state.update(*kind, element, |cell| {
-                    let dead = self.cancel(cell, *kind, element, *target, *upto, *amount);
+                    let dead = self.cancel(cell, *kind, element, *target, row);
                     (dead, cell.is_live())
                 });
                 if dead && (*target == origin.own || *target == origin.writer) {
@@ -247,15 +248,14 @@ impl Books<'_> {
         kind: Kind,
         element: &[u8],
         target: ActorIndex,
-        upto: Mark,
-        amount: Amount,
+        row: Cancel,
     ) -> bool {
         if !matches!(cell, CellState::Many(Some(_))) {
             return false;
         }
         let (before, taken, after) = cell.with_cell(|cell| {
             let before = held_run(cell, target);
-            let taken = cell.cancel(target, upto, amount);
+            let taken = cell.cancel(target, row);
             (before, taken, held_run(cell, target))
         });
         self.recount_amount(kind, element, before, after);

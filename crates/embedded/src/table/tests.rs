@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use geode_crdt::op::Op;
 use geode_crdt::{
-    ActorId, ActorIndex, Amount, Cell, CellRef, Deadline, Digest, Frame, FrameBuilder, HybridClock,
+    ActorId, ActorIndex, Amount, Cancel, Cell, CellRef, Deadline, Digest, Frame, FrameBuilder, HybridClock,
     HybridTime, KeyName, Kind, Put, Run, VersionVector, digest,
 };
 use geode_store::{Extent, KeyView, View};
@@ -272,7 +272,7 @@ fn apply(cells: &mut BTreeMap<(usize, usize), Cell>, op: &Op<'_>, time: HybridTi
         }
         Op::Cancel { kind, element, target, upto, amount, .. } => {
             let mut held = cell(*kind, element);
-            held.cancel(*target, *upto, *amount);
+            held.cancel(*target, Cancel { upto: *upto, amount: *amount, by: (*target, 0) });
             changed.push((*kind, element, held));
         }
     }

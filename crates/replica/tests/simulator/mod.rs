@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use geode_crdt::{
-    ActorId, ActorIndex, Actors, Amount, Cell, Digest, Frame, FrameBuilder, HybridClock, HybridTime, KeyName,
-    Kind, Op, Put, Run, VersionVector, digest,
+    ActorId, ActorIndex, Actors, Amount, Cancel, Cell, Digest, Frame, FrameBuilder, HybridClock, HybridTime,
+    KeyName, Kind, Op, Put, Run, VersionVector, digest,
 };
 use geode_replica::{Action, Host, Message, Now, Replica, Report, wire};
 
@@ -146,7 +146,9 @@ fn apply(rows: &mut BTreeMap<u8, Cell>, op: &Op<'_>, time: HybridTime) {
                 Run { actor: dot.actor, start: *start, last: dot.mark, total: *total, time, cancelled: None };
             cell.sum(run);
         }
-        Op::Cancel { target, upto, amount, .. } => drop(cell.cancel(*target, *upto, *amount)),
+        Op::Cancel { target, upto, amount, .. } => {
+            cell.cancel(*target, Cancel { upto: *upto, amount: *amount, by: (*target, 0) });
+        }
         Op::Remove { dot, .. } => drop(cell.remove(*dot)),
         Op::Set { .. } => unreachable!("not written here"),
     }

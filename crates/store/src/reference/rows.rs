@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use geode_crdt::digest::{self, Digest};
 use geode_crdt::{
-    ActorIndex, Actors, Cell, CellRef, Deadline, Dot, HybridTime, KeyName, Kind, Mark, Op, Put, Run,
+    ActorIndex, Actors, Cancel, Cell, CellRef, Deadline, Dot, HybridTime, KeyName, Kind, Mark, Op, Put, Run,
     VersionVector,
 };
 
@@ -90,7 +90,7 @@ impl Rows {
                 let cell: CellId = (kind, element.into());
                 let mut dead = false;
                 self.change(&key, cell.clone(), |cell| {
-                    let taken = cell.cancel(target, upto, amount);
+                    let taken = cell.cancel(target, Cancel { upto, amount, by: written_by });
                     let run = cell.runs().iter().find(|run| run.actor == target);
                     dead = taken && run.is_some_and(|run| run.live_amount().is_none());
                 });
@@ -145,7 +145,7 @@ impl Rows {
         for pair in dropped {
             self.change(&pair.key, pair.cell, |cell| {
                 // A later cancel has a pair of its own.
-                let same = |run: &&Run| run.cancelled.is_some_and(|(upto, _)| upto == pair.upto);
+                let same = |run: &&Run| run.cancelled.is_some_and(|cancel| cancel.upto == pair.upto);
                 if cell.runs().iter().filter(|run| run.actor == pair.owner).any(|run| same(&run)) {
                     cell.drop_dead(pair.owner);
                 }
