@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -20,7 +21,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::metrics::ConnectionMetrics;
@@ -72,18 +72,24 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const STAND_IN: &[u8] = b"REFUSED / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 const STAND_IN_METHOD: &str = "REFUSED";
 
+/// A stream of bytes with a socket below it, whose options the connection sets.
+pub trait Socket: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static> Socket for T {}
+
 /// Speaks HTTP/1 with a client until either side ends it. `held` lives as long as the connection, tunnels included.
 ///
 /// # Errors
 /// The connection broke, or the client broke the protocol where no answer was possible.
-pub async fn serve<H, A, B, T>(
-    stream: TcpStream,
+pub async fn serve<S, H, A, B, T>(
+    stream: S,
     limits: ConnectionLimits,
     metrics: Arc<ConnectionMetrics>,
     held: T,
     handler: H,
 ) -> Result<(), hyper::Error>
 where
+    S: Socket,
     H: Fn(Arrival) -> A,
     A: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
@@ -122,13 +128,14 @@ where
 }
 
 /// Small answers go out at once, and a client that vanished is noticed within minutes, also in a tunnel.
-fn prepare_socket(stream: &TcpStream) {
+fn prepare_socket(stream: &impl Socket) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(20));
     // A socket that refuses this is on its way out, and reading it will say so.
-    let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    let socket = socket2::SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_keepalive(&keepalive);
 }
 
 /// What the stream and the service of one connection tell each other.
@@ -239,9 +246,9 @@ where
 }
 
 /// The stream under the parser.
-struct ClientStream<T: Send + Unpin + 'static> {
+struct ClientStream<S: Socket, T: Send + Unpin + 'static> {
     /// None only while it is being dropped.
-    inner: Option<TcpStream>,
+    inner: Option<S>,
     shared: Arc<Shared>,
     limits: ConnectionLimits,
     screen: Screen,
@@ -279,8 +286,8 @@ enum ReadWait {
 /// How much is read at a time behind a partial head.
 const READ_BYTES: usize = 8 * 1024;
 
-impl<T: Send + Unpin + 'static> ClientStream<T> {
-    fn new(inner: TcpStream, limits: ConnectionLimits, shared: Arc<Shared>, held: T) -> Self {
+impl<S: Socket, T: Send + Unpin + 'static> ClientStream<S, T> {
+    fn new(inner: S, limits: ConnectionLimits, shared: Arc<Shared>, held: T) -> Self {
         Self {
             inner: Some(inner),
             shared,
@@ -492,18 +499,18 @@ impl<T: Send + Unpin + 'static> ClientStream<T> {
         }
     }
 
-    fn socket(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+    fn socket(&mut self) -> io::Result<Pin<&mut S>> {
         self.inner.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
-impl<T: Send + Unpin + 'static> AsyncRead for ClientStream<T> {
+impl<S: Socket, T: Send + Unpin + 'static> AsyncRead for ClientStream<S, T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.get_mut().poll_next(cx, out)
     }
 }
 
-impl<T: Send + Unpin + 'static> AsyncWrite for ClientStream<T> {
+impl<S: Socket, T: Send + Unpin + 'static> AsyncWrite for ClientStream<S, T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.socket()?.poll_write(cx, bytes);
@@ -521,7 +528,7 @@ impl<T: Send + Unpin + 'static> AsyncWrite for ClientStream<T> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.inner.as_ref().is_some_and(S::is_write_vectored)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -535,7 +542,7 @@ impl<T: Send + Unpin + 'static> AsyncWrite for ClientStream<T> {
     }
 }
 
-impl<T: Send + Unpin + 'static> Drop for ClientStream<T> {
+impl<S: Socket, T: Send + Unpin + 'static> Drop for ClientStream<S, T> {
     fn drop(&mut self) {
         self.shared.metrics.open.subtract(1);
         let unfinished = self.mode == Mode::Refused || self.screen.in_body();
@@ -558,7 +565,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 
 /// Reads on after the last answer. Closing a socket with unread bytes resets the connection, and a reset may overtake
 /// the answer (RFC 9112, section 9.6).
-async fn linger<T>(mut stream: TcpStream, held: T) {
+async fn linger<T>(mut stream: impl Socket, held: T) {
     let mut unread = [0; READ_BYTES];
     let listening = async {
         let mut total = 0;

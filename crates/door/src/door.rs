@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::answer::{DoorBody, problem};
-use crate::connection::{self, Arrival, ConnectionLimits};
+use crate::connection::{self, Arrival, ConnectionLimits, Socket};
 use crate::forward::{Failure, ForwardSettings, Forwarded, Forwarder, Outgoing};
 use crate::headers;
 use crate::itinerary::{Geode, Itinerary, PlaceName, PresentedToken};
@@ -155,11 +155,11 @@ impl<S: Service> Door<S> {
     }
 
     /// Serves a connection from another geode's door, authenticated by whoever accepted it.
-    pub async fn serve_peer(&self, stream: TcpStream, from: RegionName) {
+    pub async fn serve_peer(&self, stream: impl Socket, from: RegionName) {
         self.serve(stream, Origin::Peer(from), ()).await;
     }
 
-    async fn serve<T: Send + Unpin + 'static>(&self, stream: TcpStream, origin: Origin, held: T) {
+    async fn serve<T: Send + Unpin + 'static>(&self, stream: impl Socket, origin: Origin, held: T) {
         let metrics = Arc::clone(&self.0.metrics.connections);
         let handler = |arrival| self.0.answer(&origin, arrival);
         let served = connection::serve(stream, self.0.settings.connection, metrics, held, handler).await;

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use crate::forward::Upstreams;
 use crate::headers;
 use crate::seams::{ClientHints, Lease, Peers, RouteEntry, Router, Service};
+use crate::upstream_stream::UpstreamStream;
 
 /// A door's upstreams: the instances of its own service, and the doors of other geodes.
 pub struct Geode<S: Service> {
@@ -44,7 +45,7 @@ pub(crate) struct PresentedToken(pub(crate) HeaderValue);
 impl<S: Service> Upstreams for Geode<S> {
     type Target = Place<S::Lease>;
     type Name = PlaceName;
-    type Stream = TcpStream;
+    type Stream = UpstreamStream;
 
     fn name(&self, place: &Self::Target) -> PlaceName {
         match place {
@@ -53,13 +54,15 @@ impl<S: Service> Upstreams for Geode<S> {
         }
     }
 
-    async fn connect(&self, place: &Self::Target) -> io::Result<TcpStream> {
-        let stream = match place {
-            Place::Instance(lease) => TcpStream::connect(lease.addr()).await?,
-            Place::Region(region) => self.peers.connect(region).await?,
-        };
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    async fn connect(&self, place: &Self::Target) -> io::Result<UpstreamStream> {
+        match place {
+            Place::Instance(lease) => {
+                let stream = TcpStream::connect(lease.addr()).await?;
+                stream.set_nodelay(true)?;
+                Ok(UpstreamStream::Instance(stream))
+            }
+            Place::Region(region) => self.peers.connect(region).await.map(UpstreamStream::Peer),
+        }
     }
 
     fn prepare(&self, place: &Self::Target, head: &mut request::Parts) {

@@ -32,15 +32,20 @@ mod session;
 mod trace;
 mod tunnel;
 mod upstream;
+mod upstream_stream;
 
 pub use answer::DoorBody;
 pub use budget::{BudgetSettings, RetryBudget};
-pub use connection::{Arrival, ConnectionLimits, serve};
+pub use connection::{Arrival, ConnectionLimits, Socket, serve};
 pub use door::{Door, DoorSettings, NoRandomness, Seams};
 pub use forward::{AnswerBody, Failure, ForwardSettings, Forwarded, Forwarder, Outgoing, Upstreams};
 pub use headers::{EXPLAIN, REASON, REGION, SESSION, STALE};
 pub use itinerary::{Geode, Place, PlaceName};
 pub use metrics::{ConnectionMetrics, Count, DoorMetrics, ForwardMetrics};
 pub use screen::Refusal;
-pub use seams::{Boxed, ClientHints, Coverage, Lease, Origin, Peers, RouteEntry, Router, Service, Sessions};
+pub use seams::{
+    Boxed, ClientHints, Coverage, Duplex, Lease, Origin, PeerStream, Peers, RouteEntry, Router, Service,
+    Sessions,
+};
 pub use session::{MAX_TOKEN_BYTES, SessionKey};
+pub use upstream_stream::UpstreamStream;

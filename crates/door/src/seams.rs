@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use geode_planet::RegionName;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A future behind a trait object. One per connection to a peer, or per request with a session token; never per chunk.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -55,10 +55,19 @@ pub struct RouteEntry {
     pub reason: String,
 }
 
+/// A connection to the door of another geode, whatever carries it.
+pub type PeerStream = Box<dyn Duplex>;
+
+/// What a [`PeerStream`] is made of.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
 /// The doors of the other geodes.
 pub trait Peers: Send + Sync + 'static {
-    /// A new connection to the door of another geode, which knows that it comes from a geode of its planet.
-    fn connect<'a>(&'a self, region: &'a RegionName) -> Boxed<'a, io::Result<TcpStream>>;
+    /// A new connection to the door of another geode, which knows that it comes from a geode of its planet. It
+    /// delays no small writes.
+    fn connect<'a>(&'a self, region: &'a RegionName) -> Boxed<'a, io::Result<PeerStream>>;
 }
 
 /// What this geode's store has seen, as opaque vectors.

@@ -17,7 +17,7 @@ use geode_crdt::frame::Checkpoint;
 use geode_crdt::{ActorId, FrameBuilder, HybridTime, VersionVector};
 use geode_replica::{Action, Message, Now, Replica, Report};
 use geode_store::{Engine, Extent, Need, Position, Ticket, View};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 use tokio::sync::Notify;
 
@@ -35,9 +35,17 @@ use crate::recovery;
 use crate::rows::Rows;
 use crate::table::{Origin, Table};
 
+/// A connection for replication, whatever carries it. Boxed: it is called once per batch of bytes, not per write.
+pub type Connection = Box<dyn Duplex>;
+
+/// What a [`Connection`] is made of.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
 /// Opens a connection for replication to the named region.
 pub type Dial =
-    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>> + Send + Sync>;
+    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>> + Send + Sync>;
 
 /// Wakes the data thread so that it calls [`Engine::turn`] soon.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;

@@ -9,13 +9,12 @@ use std::time::Duration;
 use geode_crdt::{ActorId, ActorIndex, Actors};
 use geode_replica::Vector;
 use geode_store::View;
-use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::config::Config;
 use crate::conflict::ConflictReport;
-use crate::engine::Embedded;
+use crate::engine::{Connection, Embedded};
 use crate::inbox::{Inbox, Incoming};
 use crate::links::Links;
 
@@ -193,7 +192,7 @@ impl EmbeddedHandle {
 
     /// Takes over a connection for replication that `from_region` made to this one. If this region is the one that dials,
     /// it is taken as a knock: it is dropped and that region dialled at once. It is dropped also if that is no peer or [`crate::Embedded::start`] was not called yet.
-    pub fn accept(&self, from_region: &str, stream: TcpStream) {
+    pub fn accept(&self, from_region: &str, stream: Connection) {
         if !self.shared.peers.iter().any(|peer| peer == from_region) {
             tracing::warn!("{from_region} wants to replicate but is no region of this planet");
             return;

@@ -23,7 +23,7 @@ mod table;
 
 pub use config::{Config, FsyncMode};
 pub use conflict::{Conflict, ConflictReport, Rule, Side};
-pub use engine::{Dial, Embedded, Wake};
+pub use engine::{Connection, Dial, Duplex, Embedded, Wake};
 pub use error::OpenError;
 pub use geode_replica::Vector;
 pub use handle::{EmbeddedHandle, HeldState, PeerStats, Stats, Stopped};

@@ -13,11 +13,10 @@ use std::time::Duration;
 use geode_crdt::{Actors, Frame, frame};
 use geode_replica::{Message, wire};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::engine::Dial;
+use crate::engine::{Connection, Dial};
 use crate::inbox::{Inbox, Incoming};
 use crate::log::{Kind, Reader, Segments};
 use crate::outbox::{Outbox, Range, Stream};
@@ -49,7 +48,7 @@ pub(crate) struct Links {
 
 impl Links {
     /// Serves a connection that came from `peer`, or notices that it knocked.
-    pub(crate) async fn accept(self, peer: Arc<str>, stream: TcpStream) {
+    pub(crate) async fn accept(self, peer: Arc<str>, stream: Connection) {
         match self.knocks.get(&peer) {
             Some(knock) => knock.notify_one(),
             None => self.run(peer, stream, std::future::pending()).await,
@@ -103,9 +102,9 @@ impl Links {
     }
 
     /// Serves one connection until it ends or is `replaced`.
-    async fn run(mut self, peer: Arc<str>, stream: TcpStream, replaced: impl Future<Output = ()>) {
+    async fn run(mut self, peer: Arc<str>, stream: Connection, replaced: impl Future<Output = ()>) {
         let outbox = Arc::new(Outbox::default());
-        let (read, write) = stream.into_split();
+        let (read, write) = tokio::io::split(stream);
         self.inbox.push(Incoming::Connected { peer: Arc::clone(&peer), outbox: Arc::clone(&outbox) });
         let receiver = receive(read, &self.inbox, &peer, &outbox);
         let sender = Sender::new(&self, Arc::clone(&outbox)).run(write);
@@ -226,6 +225,7 @@ impl Sender {
             self.read_range(limit, &mut out)?;
             if !out.is_empty() {
                 stream.write_all(&out).await?;
+                stream.flush().await?;
             }
             let behind = self.tail.as_ref().is_some_and(|tail| tail.position() < limit);
             if behind || !self.ranges.is_empty() {

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use geode_door::{Boxed, Coverage, Peers, Service, Sessions};
+use geode_door::{Boxed, Coverage, PeerStream, Peers, Service, Sessions};
 use geode_embedded::Vector;
 use geode_link::Purpose;
 use geode_planet::RegionName;
 use geode_steering::RegionHealth;
-use tokio::net::TcpStream;
 
 use crate::geode::Geode;
 use crate::membership::RegionView;
@@ -50,13 +49,14 @@ impl geode_door::Lease for LocalLease {
 }
 
 impl Peers for Geode {
-    fn connect<'a>(&'a self, region: &'a RegionName) -> Boxed<'a, io::Result<TcpStream>> {
+    fn connect<'a>(&'a self, region: &'a RegionName) -> Boxed<'a, io::Result<PeerStream>> {
         Box::pin(async move {
             if self.gossip.is_cut_off(region) {
                 // A request should not wait to learn what gossip knows.
                 return Err(io::ErrorKind::HostUnreachable.into());
             }
-            self.dialer.dial(region, Purpose::Hop).await.map_err(io::Error::other)
+            let stream = self.dialer.dial(region, Purpose::Hop).await.map_err(io::Error::other)?;
+            Ok(Box::new(stream) as PeerStream)
         })
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use geode_link::{Dialer, Purpose};
 use geode_planet::RegionName;
 use geode_steering::RegionHealth;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::sync::watch;
 
 use crate::membership::{BEAT, Membership, RegionView};
@@ -110,7 +111,7 @@ impl Gossip {
         }
     }
 
-    async fn speak_on(&self, mut stream: TcpStream, to: &RegionName) {
+    async fn speak_on(&self, mut stream: impl AsyncWrite + Unpin, to: &RegionName) {
         let opened = Instant::now();
         let mut news = self.news.subscribe();
         loop {
@@ -128,7 +129,11 @@ impl Gossip {
                 return;
             };
             line.push(b'\n');
-            let sent = tokio::time::timeout(STUCK, stream.write_all(&line)).await;
+            let send = async {
+                stream.write_all(&line).await?;
+                stream.flush().await
+            };
+            let sent = tokio::time::timeout(STUCK, send).await;
             if !matches!(sent, Ok(Ok(()))) || news.changed().await.is_err() {
                 return;
             }
@@ -136,7 +141,7 @@ impl Gossip {
     }
 
     /// Hears what `from` says on a connection that it opened, until it ends.
-    pub(crate) async fn hear(&self, from: &RegionName, stream: TcpStream) {
+    pub(crate) async fn hear(&self, from: &RegionName, stream: impl AsyncRead + Unpin) {
         *self.lock().heard_on.entry(from.clone()).or_default() += 1;
         let mut lines = BufReader::new(stream);
         let mut line = Vec::new();

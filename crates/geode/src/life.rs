@@ -179,7 +179,7 @@ async fn take_calls(mut listener: Listener, geode: Arc<Geode>, door: Door<LocalS
             Purpose::Replication => {
                 // Whoever calls before the log is read calls again.
                 if let Some(store) = geode.store.get() {
-                    store.accept(from.as_str(), stream);
+                    store.accept(from.as_str(), Box::new(stream));
                 }
                 continue;
             }

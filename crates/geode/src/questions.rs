@@ -11,8 +11,9 @@ use geode_link::{Dialer, Purpose};
 use geode_planet::RegionName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 
 /// A question is a few names and numbers.
 const MAX_QUESTION_BYTES: u64 = 16 * 1024;
@@ -60,10 +61,14 @@ async fn ask(dialer: &Dialer, peer: &RegionName, question: &Question) -> Answer 
     converse(stream, question).await.map_err(|error| format!("{peer} broke off its answer: {error}"))?
 }
 
-async fn converse(mut stream: TcpStream, question: &Question) -> std::io::Result<Answer> {
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    question: &Question,
+) -> std::io::Result<Answer> {
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
+    stream.flush().await?;
     let length = stream.read_u32().await?;
     if length > MAX_ANSWER_BYTES {
         return Err(std::io::Error::other(format!("{length} bytes are too many")));
@@ -74,13 +79,16 @@ async fn converse(mut stream: TcpStream, question: &Question) -> std::io::Result
 }
 
 /// Reads one question from a peer and sends back what `answer` finds.
-pub(crate) async fn serve<F: Future<Output = Answer>>(stream: TcpStream, answer: impl FnOnce(Question) -> F) {
+pub(crate) async fn serve<F: Future<Output = Answer>>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: impl FnOnce(Question) -> F,
+) {
     // Who asks and then goes away, or dawdles, gets no answer; there is nobody to tell.
     let _ = tokio::time::timeout(PATIENCE, reply(stream, answer)).await;
 }
 
 async fn reply<F: Future<Output = Answer>>(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     answer: impl FnOnce(Question) -> F,
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -108,7 +116,7 @@ async fn reply<F: Future<Output = Answer>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     async fn connected() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

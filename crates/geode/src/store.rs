@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use geode_embedded::{Config, Dial, Embedded, EmbeddedHandle, FsyncMode, OpenError};
+use geode_embedded::{Config, Connection, Dial, Embedded, EmbeddedHandle, FsyncMode, OpenError};
 use geode_link::{Dialer, Purpose};
 use geode_planet::{Conditional, Fsync, Planet, Region, RegionName};
 use geode_resp::{Handle, Limits, RespMetrics, Server, ServerError};
@@ -155,7 +155,8 @@ fn dial(dialer: Dialer) -> Dial {
         let dialer = Arc::clone(&dialer);
         Box::pin(async move {
             let region: RegionName = region.parse().map_err(std::io::Error::other)?;
-            dialer.dial(&region, Purpose::Replication).await.map_err(std::io::Error::other)
+            let stream = dialer.dial(&region, Purpose::Replication).await.map_err(std::io::Error::other)?;
+            Ok(Box::new(stream) as Connection)
         })
     })
 }

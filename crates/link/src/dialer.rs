@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::preface::{self, ANSWER_LEN, Answer, Identity, Purpose};
+use crate::stream::Stream;
 
 /// How long a TCP connect may take: the longest round trip on Earth is about 0.4 s, and a lost SYN costs 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -86,7 +87,7 @@ impl Dialer {
     ///
     /// # Errors
     /// [`LinkError`], within six seconds.
-    pub async fn dial(&self, region: &RegionName, purpose: Purpose) -> Result<TcpStream, LinkError> {
+    pub async fn dial(&self, region: &RegionName, purpose: Purpose) -> Result<Stream, LinkError> {
         let address = self.peers.get(region).ok_or_else(|| LinkError::NoPeer(region.clone()))?;
         let io = |source| LinkError::Io { region: region.clone(), address: address.clone(), source };
         let late = |bound: Duration| LinkError::Timeout {
@@ -106,7 +107,7 @@ impl Dialer {
             .map_err(io)?;
         let (region, address) = (region.clone(), address.clone());
         match opened {
-            Opened::Accepted => Ok(stream),
+            Opened::Accepted => Ok(Stream::new(stream)),
             Opened::Refused(reason) => Err(LinkError::Refused { region, address, reason }),
             Opened::NotGeode => Err(LinkError::NotGeode { region, address }),
         }

@@ -12,7 +12,9 @@
 mod dialer;
 mod listener;
 mod preface;
+mod stream;
 
 pub use dialer::{Dialer, LinkError};
 pub use listener::{Call, Listener};
 pub use preface::{Identity, Purpose};
+pub use stream::Stream;

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::preface::{self, HEAD_LEN, Identity, Opening, Purpose, Refusal};
+use crate::stream::Stream;
 
 /// How long a caller may take over its preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,7 +35,7 @@ pub struct Call {
     /// The protocol version both sides speak.
     pub version: u16,
     /// The connection, after the preface.
-    pub stream: TcpStream,
+    pub stream: Stream,
 }
 
 /// The geode's link port.
@@ -109,7 +110,7 @@ async fn open(mut stream: TcpStream, peer: SocketAddr, known: &Known) -> Option<
     match answer {
         Ok(Opening { from, purpose, version }) => {
             stream.write_all(&preface::encode_answer(Ok(version))).await.ok()?;
-            Some(Call { from, purpose, version, stream })
+            Some(Call { from, purpose, version, stream: Stream::new(stream) })
         }
         Err(refusal) => {
             tracing::warn!("link: refused a call from {peer}: {refusal}");

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use geode_door::{
-    Boxed, ClientHints, Coverage, Door, DoorSettings, Lease, Peers, RouteEntry, Router, Seams, Service,
-    SessionKey, Sessions,
+    Boxed, ClientHints, Coverage, Door, DoorSettings, Lease, PeerStream, Peers, RouteEntry, Router, Seams,
+    Service, SessionKey, Sessions,
 };
 use geode_planet::RegionName;
 use tokio::net::{TcpListener, TcpStream};
@@ -92,9 +92,13 @@ impl Router for Map {
 }
 
 impl Peers for Map {
-    fn connect<'a>(&'a self, region: &'a RegionName) -> Boxed<'a, io::Result<TcpStream>> {
+    fn connect<'a>(&'a self, region: &'a RegionName) -> Boxed<'a, io::Result<PeerStream>> {
         let addr = self.peer_ports.lock().unwrap().get(region).copied();
-        Box::pin(async move { TcpStream::connect(addr.ok_or(io::ErrorKind::NotFound)?).await })
+        Box::pin(async move {
+            let stream = TcpStream::connect(addr.ok_or(io::ErrorKind::NotFound)?).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as PeerStream)
+        })
     }
 }
 

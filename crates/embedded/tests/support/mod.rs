@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use geode_crdt::HybridTime;
-use geode_embedded::{Config, Dial, Embedded, EmbeddedHandle, OpenError, Stats, Vector};
+use geode_embedded::{Config, Connection, Dial, Embedded, EmbeddedHandle, OpenError, Stats, Vector};
 use geode_store::conformance::Recorder;
 use geode_store::{Engine, Flow, Options, Session, Store};
 
@@ -125,7 +125,7 @@ impl Network {
     }
 
     /// A connection through a relay that can be cut.
-    async fn connect(&self, from: &str, to: &str) -> io::Result<TcpStream> {
+    async fn connect(&self, from: &str, to: &str) -> io::Result<Connection> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let target = match self.target(from, to) {
             Some(target) => target,
@@ -144,8 +144,8 @@ impl Network {
             return Err(refused());
         }
         state.links.push((from.to_owned(), to.to_owned(), relay.abort_handle()));
-        target.accept(from, far);
-        Ok(near)
+        target.accept(from, Box::new(far));
+        Ok(Box::new(near))
     }
 }
 
