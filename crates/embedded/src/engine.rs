@@ -29,7 +29,7 @@ use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
 use crate::identity::{IdentityFile, Lock};
 use crate::inbox::Incoming;
 use crate::links::Links;
-use crate::log::SyncThread;
+use crate::log::{Durability, SyncThread};
 use crate::outbox::{Outbox, Range, Stream};
 use crate::recovery;
 use crate::rows::Rows;
@@ -104,9 +104,10 @@ impl Embedded {
         let next = replica.held().get(own) + 1;
         let shared = Arc::new(Shared::new(&config));
         let (inbox, identity) = (Arc::clone(shared.inbox()), Arc::clone(&opened.identity));
+        let sync = Arc::clone(opened.log.sync());
         let synced = move |result: &io::Result<()>| {
             if result.is_err() {
-                identity.distrust();
+                distrust(&identity, &sync);
             }
             inbox.wake();
         };
@@ -185,7 +186,7 @@ impl Embedded {
         self.stopped = true;
         self.shared.close();
         let sync = Arc::clone(self.core.log.sync());
-        sync.sync_now().inspect_err(|_| self.identity.distrust())?;
+        sync.sync_now().inspect_err(|_| distrust(&self.identity, &sync))?;
         sync.floor().reserve(self.core.rows.clock.last(), end)?;
         let segments = recovery::segment_files(&self.core.log)?;
         self.identity.record(true, |identity| {
@@ -435,6 +436,16 @@ impl Embedded {
     }
 }
 
+/// Records that what was written may be lost, and first the time that it may have had.
+fn distrust(identity: &IdentityFile, sync: &Durability) {
+    if let Err(error) = sync.floor().say_clock(sync.synced()) {
+        // Then nothing may prove that the log is whole: the next start goes on above all time that was reserved.
+        tracing::error!(%error, "the floor of time cannot be written");
+        return identity.forget();
+    }
+    identity.distrust();
+}
+
 /// Wakes the data thread for heartbeats.
 async fn tick(shared: Arc<Shared>) {
     let mut closing = shared.closing();
@@ -514,7 +525,7 @@ impl Engine for Embedded {
             Err(error) => {
                 if !self.distrusted && !self.stopped {
                     self.distrusted = true;
-                    self.identity.distrust();
+                    distrust(&self.identity, self.core.log.sync());
                 }
                 Err(error)
             }

@@ -20,13 +20,17 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use geode_crdt::HybridTime;
 
-/// How far ahead time is reserved, in microseconds: a machine takes about as long to start again.
+/// How far ahead of the wall clock time is reserved, in microseconds: a machine takes about as long to start again.
 const RESERVE_US: u64 = 10_000_000;
+/// How far ahead of hybrid time it is reserved at least, where that is itself ahead of the wall clock, as after a quick
+/// start: each entry then takes a microsecond. Less than a machine takes to start again, so that one that crashes over and
+/// over does not drive time away from the wall clock.
+const SLACK_US: u64 = 1_000_000;
 /// Bytes of a slot: time, position, version, crc32.
 const SLOT: usize = 24;
 const VERSION: u32 = 1;
@@ -57,8 +61,11 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct Floor {
     file: File,
+    /// Reads the wall clock.
+    wall: fn() -> HybridTime,
     /// The clock as the data thread last told it.
     clock: AtomicU64,
+    said: Mutex<Slot>,
     reserved: AtomicU64,
     renewing: Mutex<()>,
     /// Whether the synced slot was written and not forced onto the disk since.
@@ -67,7 +74,7 @@ pub(crate) struct Floor {
 
 impl Floor {
     /// Opens or makes the file and reads the slots. A slot that is damaged or was never written is zero.
-    pub(crate) fn open(path: &Path) -> io::Result<(Self, Found)> {
+    pub(crate) fn open(path: &Path, wall: fn() -> HybridTime) -> io::Result<(Self, Found)> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let read = |offset| {
             let mut bytes = [0; SLOT];
@@ -77,7 +84,9 @@ impl Floor {
         let synced = said.synced.max(reserved.synced).max(read(SYNCED).synced);
         let floor = Self {
             file,
+            wall,
             clock: AtomicU64::new(0),
+            said: Mutex::new(said),
             reserved: AtomicU64::new(reserved.time.0),
             renewing: Mutex::new(()),
             unforced: AtomicBool::new(false),
@@ -95,9 +104,18 @@ impl Floor {
         self.clock.fetch_max(clock.0, Ordering::Relaxed);
     }
 
-    /// Puts a time into the kernel that is about to be promised.
+    /// Puts a time into the kernel that is about to be promised. It never falls: two threads say it.
     pub(crate) fn say(&self, time: HybridTime, synced: u64) -> io::Result<()> {
-        self.file.write_all_at(&encode(Slot { time, synced }), SAID)
+        let mut said = lock(&self.said);
+        let slot = Slot { time: time.max(said.time), synced: synced.max(said.synced) };
+        self.file.write_all_at(&encode(slot), SAID)?;
+        *said = slot;
+        Ok(())
+    }
+
+    /// Says the clock as it was last told: what was written up to then may be lost, its time must not be used again.
+    pub(crate) fn say_clock(&self, synced: u64) -> io::Result<()> {
+        self.say(HybridTime(self.clock.load(Ordering::Relaxed)), synced)
     }
 
     /// Says that the log is on disk up to `synced`. Costs a small write into the kernel; the last to write stands.
@@ -112,25 +130,31 @@ impl Floor {
         if self.unforced.swap(false, Ordering::AcqRel) { self.file.sync_data() } else { Ok(()) }
     }
 
-    /// Reserves more time if half of it is used up. Blocks on the disk.
+    /// Reserves more time if half of it is used up: by the wall clock, which the next entry may follow, or by hybrid time.
+    /// Blocks on the disk.
     pub(crate) fn renew(&self, synced: u64) -> io::Result<()> {
-        let clock = self.clock.load(Ordering::Relaxed);
-        if clock + RESERVE_US / 2 <= self.reserved().0 || clock == 0 {
+        let (wall, clock) = ((self.wall)().0, self.clock.load(Ordering::Relaxed));
+        let reserved = self.reserved().0;
+        if wall + RESERVE_US / 2 <= reserved && clock + SLACK_US / 2 <= reserved {
             return Ok(());
         }
-        self.reserve(HybridTime(clock + RESERVE_US), synced)
+        self.reserve(HybridTime((wall + RESERVE_US).max(clock + SLACK_US)), synced)
     }
 
     /// Reserves time up to exactly `time`.
     pub(crate) fn reserve(&self, time: HybridTime, synced: u64) -> io::Result<()> {
-        // Nothing panics while it is locked.
-        let _one = self.renewing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = lock(&self.renewing);
         self.file.write_all_at(&encode(Slot { time, synced }), RESERVED)?;
         self.unforced.store(false, Ordering::Release);
         self.file.sync_data()?;
         self.reserved.store(time.0, Ordering::Release);
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while these are locked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn encode(slot: Slot) -> [u8; SLOT] {

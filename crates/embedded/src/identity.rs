@@ -174,6 +174,12 @@ impl IdentityFile {
         }
     }
 
+    /// Takes the proof away altogether.
+    pub(crate) fn forget(&self) {
+        self.lock().failed = true;
+        let _ = fs::remove_file(self.data.join(FILE));
+    }
+
     fn lock(&self) -> MutexGuard<'_, Identity> {
         // What a panic left behind is still an identity.
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)

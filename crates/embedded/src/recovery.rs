@@ -34,11 +34,11 @@ pub(crate) struct Opened {
 /// Opens the directory and replays its log. Nothing in it is changed if an error is returned, but what a clean start
 /// writes anyway.
 pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
-    std::fs::create_dir_all(&config.data).map_err(OpenError::io(&config.data))?;
+    create_directory(&config.data).map_err(OpenError::io(&config.data))?;
     let lock = Lock::take(&config.data)?;
     let identity = Identity::read(config)?;
     let floor_path = config.data.join("clock");
-    let (floor, found) = Floor::open(&floor_path).map_err(OpenError::io(&floor_path))?;
+    let (floor, found) = Floor::open(&floor_path, config.clock).map_err(OpenError::io(&floor_path))?;
     let directory = config.data.join("log");
     let segments = Segments::list(directory.clone(), &config.planet, &config.region);
     let segments = Arc::new(segments.map_err(OpenError::io(&directory))?);
@@ -54,6 +54,17 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
     let mut replay = Replay::new(config, &place)?;
     let ending = replay.run(known_synced)?;
     finish(config, place.clone(), lock, identity, (floor, found), replay, ending)
+}
+
+/// Makes a directory that a crash of the machine does not take away: its name is on disk, in the directory above.
+fn create_directory(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|directory| !directory.exists()).collect();
+    std::fs::create_dir_all(path)?;
+    for directory in missing {
+        let above = directory.parent().filter(|above| !above.as_os_str().is_empty());
+        File::open(above.unwrap_or_else(|| Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// How the log ends.
@@ -297,7 +308,11 @@ fn finish(
         (None, ..) => Err("nothing proves that its log is whole"),
         (Some(identity), Some(incarnation), _) => identity.proves(incarnation, &files, position),
     };
+    // What was lost on the way may have had later times than the last heartbeat. The kernel keeps what it was given, and
+    // after a failure it was given the clock; otherwise only what was reserved is known to lie above.
     let same_boot = identity.as_ref().is_some_and(Identity::is_of_this_boot);
+    let is_whole = same_boot && !matches!(ending, Ending::Damaged(_));
+    let time = if is_whole { found.said.time } else { found.said.time.max(found.reserved.time) };
     if let Ending::Damaged(reason) = &ending {
         tracing::warn!(
             "the log was damaged at byte {position}, beyond what was safely on disk ({reason}); it was cut there"
@@ -307,12 +322,13 @@ fn finish(
     if let (Err(_), Some(previous)) = (verdict, &previous) {
         // The cut log will look whole. If this start dies after the cut, the next one must know better.
         previous.record(true, |identity| identity.failed = true).map_err(OpenError::io(&config.data))?;
+        floor.say(time, synced).map_err(OpenError::io(&config.data.join("clock")))?;
     }
     let (base, file) = open_last(&place, position).map_err(io_error())?;
     let file = Arc::new(file);
     let written = position.max(base + place.segments.header_length());
-    rows.raise_clock(if same_boot { found.said.time } else { found.said.time.max(found.reserved.time) });
-    floor.observe(rows.clock.last().max((config.clock)()));
+    rows.raise_clock(time);
+    floor.observe(rows.clock.last());
     // First the log, then the claim that it is on disk: the claim alone would make a later start refuse it.
     if let Err(error) = force(&place, &file, synced) {
         // The next start's fsync may succeed all the same.

@@ -222,6 +222,8 @@ impl Drop for SyncThread {
 
 #[cfg(test)]
 mod tests {
+    use geode_crdt::HybridTime;
+
     use super::*;
 
     /// A file that cannot be forced onto a disk.
@@ -232,7 +234,7 @@ mod tests {
     }
 
     fn floor(data: &std::path::Path) -> Floor {
-        Floor::open(&data.join("clock")).unwrap().0
+        Floor::open(&data.join("clock"), crate::config::system_time).unwrap().0
     }
 
     #[test]
@@ -299,5 +301,54 @@ mod tests {
         let second_actor = actor(&second);
         drop(second);
         assert_eq!(actor(&open()), second_actor, "one failure, one new incarnation");
+    }
+
+    #[test]
+    fn after_a_failed_fsync_time_goes_on_above_what_may_be_lost() {
+        use crate::{Config, Embedded};
+        use geode_crdt::KeyName;
+        use geode_store::Engine;
+        let data = tempfile::tempdir().unwrap();
+        let open = || Embedded::open(Config::new(data.path(), "tested", "eu-west-1", &[])).unwrap().0;
+        let mut engine = open();
+        let log = data.path().join("log/00000000000000000000.log");
+        let before = std::fs::metadata(&log).unwrap().len();
+        engine.core().log.sync().rotated(Arc::new(unsyncable()));
+        engine.set_wall(HybridTime(crate::config::system_time().0 + 3_000_000));
+        let time = engine.begin();
+        engine.parts().1.set(KeyName { database: 0, name: b"k" }, b"v", []);
+        engine.end();
+        engine.flush().unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while !std::fs::read_to_string(data.path().join("identity.json"))
+            .unwrap()
+            .contains("\"failed\": true")
+        {
+            assert!(std::time::Instant::now() < until);
+            std::thread::yield_now();
+        }
+        drop(engine);
+        File::options().write(true).open(log).unwrap().set_len(before).unwrap();
+        let mut engine = open();
+        engine.set_wall(HybridTime(1));
+        assert!(engine.begin() > time);
+    }
+
+    #[test]
+    fn time_is_reserved_ahead_of_the_wall_clock_while_nothing_is_written() {
+        use crate::{Config, Embedded};
+        static SHIFT_US: AtomicU64 = AtomicU64::new(0);
+        fn clock() -> HybridTime {
+            HybridTime(crate::config::system_time().0 + SHIFT_US.load(Ordering::Relaxed))
+        }
+        let data = tempfile::tempdir().unwrap();
+        let config = Config { clock, ..Config::new(data.path(), "tested", "eu-west-1", &[]) };
+        let engine = Embedded::open(config).unwrap().0;
+        SHIFT_US.store(60_000_000, Ordering::Relaxed);
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while engine.core().log.sync().floor().reserved() < clock() {
+            assert!(std::time::Instant::now() < until, "the first write would have to wait for the disk");
+            std::thread::yield_now();
+        }
     }
 }
