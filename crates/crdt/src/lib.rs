@@ -17,6 +17,7 @@ pub mod frame;
 pub mod hybrid;
 pub mod image;
 pub mod op;
+pub mod token;
 pub mod vector;
 
 pub use actor::{ActorId, ActorIndex, Actors};
@@ -26,5 +27,5 @@ pub use digest::Digest;
 pub use dot::{Dot, Mark};
 pub use frame::{Frame, FrameBuilder, FrameError};
 pub use hybrid::{HybridClock, HybridTime};
-pub use op::{KeyName, Kind, Op};
+pub use op::{KeyName, Kind, Op, SYSTEM_DATABASE};
 pub use vector::VersionVector;

@@ -18,6 +18,10 @@ pub struct KeyName<'a> {
     pub name: &'a [u8],
 }
 
+/// The database of what geode itself keeps among the rows: replicated, digested and swept like all others, and out of the
+/// reach of SELECT and of every command that looks at keys.
+pub const SYSTEM_DATABASE: u8 = 255;
+
 /// What a cell belongs to. The numbers are part of the byte format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

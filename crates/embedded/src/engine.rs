@@ -199,10 +199,6 @@ impl Embedded {
         &self.core
     }
 
-    pub(crate) fn held(&self) -> &VersionVector {
-        self.replica.held()
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let held = self.replica.held();
         let missing = |of: &VersionVector, than: &VersionVector| {
@@ -545,6 +541,10 @@ impl Engine for Embedded {
 
     fn writer(&self) -> u64 {
         self.replica.own().0.into()
+    }
+
+    fn held(&self) -> &VersionVector {
+        self.replica.held()
     }
 
     fn acknowledged(&self, sequence: u64) -> usize {

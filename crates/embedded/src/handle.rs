@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use geode_crdt::{ActorId, ActorIndex, Actors};
 use geode_replica::Vector;
-use geode_store::View;
+use geode_store::{Engine, View};
 use tokio::runtime;
 use tokio::sync::{Notify, oneshot, watch};
 

@@ -137,6 +137,22 @@ async fn wait_counts_other_regions_whose_disk_has_the_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_waited_for_across_a_partition() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    network.cut(EU, US);
+    us.run("SET k v");
+    let token = us.run("GEODE.VECTOR").replace('"', "");
+    assert_eq!(eu.run(&format!("GEODE.WAIT {token} 100")), "0");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| (eu.run(&format!("GEODE.WAIT {token} 0")), eu.run("GET k")));
+        network.heal(EU, US);
+        assert_eq!(waiting.join().unwrap(), ("1".to_owned(), "\"v\"".to_owned()));
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadline_is_swept_everywhere_once_all_regions_passed_it() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);

@@ -307,6 +307,10 @@ impl Engine for SimEngine {
         self.replica.held().get(self.replica.own())
     }
 
+    fn held(&self) -> &VersionVector {
+        self.replica.held()
+    }
+
     fn acknowledged(&self, sequence: u64) -> usize {
         self.replica.acknowledged(sequence, self.core.rows.actors())
     }

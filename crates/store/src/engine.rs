@@ -3,7 +3,7 @@
 use std::io;
 
 use geode_crdt::frame::Checkpoint;
-use geode_crdt::{FrameBuilder, HybridTime};
+use geode_crdt::{ActorIndex, FrameBuilder, HybridTime, VersionVector};
 
 use crate::view::{Need, View};
 
@@ -89,6 +89,15 @@ pub trait Engine {
     /// How many *other* regions have this writer's entry `sequence` on disk; of a writer that has written nothing, 0, what
     /// its region wrote before. WAIT counts these.
     fn acknowledged(&self, sequence: u64) -> usize;
+
+    /// What is delivered here, own entries included.
+    fn held(&self) -> &VersionVector;
+
+    /// The last sequence of an actor that will never write again, once that is agreed: nothing beyond it exists anywhere.
+    fn end_of(&self, actor: ActorIndex) -> Option<u64> {
+        let _ = actor;
+        None
+    }
 
     /// How far this region's clock is ahead of the other regions', in milliseconds, if that is so far that they would
     /// hold back what is written here; `None` if writes go on. Asked before each write.

@@ -70,6 +70,11 @@ pub(crate) const FLUSH_TOO_LARGE: &str =
 pub(crate) const ENTRY_TOO_LARGE: &str = "ERR this would write more than 768 MiB in one entry; split it";
 pub(crate) const EVICTED: &str =
     "ERR a row was evicted while a transaction ran; this is a defect of the engine";
+pub(crate) const INVALID_TOKEN: &str =
+    "ERR invalid token; send what GEODE.VECTOR answered, in any region of this planet, as it is";
+pub(crate) const VECTOR_INSIDE_MULTI: &str =
+    "ERR GEODE.VECTOR inside MULTI would miss what the transaction writes; send it after EXEC";
+pub(crate) const COVER_INSIDE_MULTI: &str = "ERR GEODE.WAIT cannot wait inside MULTI; send it before";
 pub(crate) const CONFIG_SET: &str =
     "ERR CONFIG SET is not supported: settings stand in planet.toml, the same in every region";
 

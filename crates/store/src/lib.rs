@@ -20,6 +20,7 @@ mod store;
 mod sweep;
 mod transaction;
 pub mod view;
+mod waiting;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

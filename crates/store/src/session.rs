@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use crate::arguments::Owned;
 use crate::commands::table::Command;
 use crate::engine::Ticket;
+use crate::waiting::{Acknowledgement, Coverage};
 
 /// Whether a command was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Session {
     pub(crate) database: u8,
     pub(crate) transaction: Option<Transaction>,
     pub(crate) parked: Option<Parked>,
+    /// Under which writer it wrote first since the last WAIT that met another one.
+    pub(crate) writer: Option<u64>,
 }
 
 impl Session {
@@ -78,5 +81,7 @@ pub(crate) enum Parked {
     /// A transaction whose rows are being fetched.
     Transaction(Transaction, Tickets),
     /// WAIT.
-    Acknowledgement { writer: u64, sequence: u64, regions: i64, until: Option<HybridTime> },
+    Acknowledgement(Acknowledgement),
+    /// GEODE.WAIT.
+    Coverage(Coverage),
 }

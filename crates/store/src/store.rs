@@ -117,14 +117,8 @@ impl<E: Engine> Store<E> {
                 Flow::Wait { until: None }
             }
             Some(Parked::Transaction(transaction, _)) => self.commit(session, transaction, reply),
-            Some(Parked::Acknowledgement { writer, sequence, regions, until }) => {
-                if writer == self.engine.writer() {
-                    return self.wait(session, sequence, regions, until, reply);
-                }
-                // A region lost its place in its own stream: nobody can tell any more where the write arrived.
-                reply.integer(0);
-                Flow::Done
-            }
+            Some(Parked::Acknowledgement(wanted)) => self.wait(session, wanted, reply),
+            Some(Parked::Coverage(wanted)) => self.cover(session, wanted, reply),
         }
     }
 
@@ -139,9 +133,7 @@ impl<E: Engine> Store<E> {
             Action::Run(function) if command.access == Access::Read => {
                 self.read(session.database, function, arguments, reply).map(|()| Flow::Done)
             }
-            Action::Run(function) => {
-                self.write(session.database, function, arguments, reply).map(|()| Flow::Done)
-            }
+            Action::Run(function) => self.write(session, function, arguments, reply).map(|()| Flow::Done),
             Action::Control(control) => self.control(session, control, arguments, reply),
         };
         match outcome {
@@ -178,16 +170,25 @@ impl<E: Engine> Store<E> {
     /// An entry of its own for one command; a command that wrote nothing leaves none.
     fn write<R: Reply>(
         &mut self,
-        database: u8,
+        session: &mut Session,
         function: Function,
         arguments: &[&[u8]],
         reply: &mut R,
     ) -> Outcome {
         self.check_clock()?;
         let now = self.begin();
+        let database = session.database;
         let outcome = self.step(now, database, reply, |context| table::run(function, context, arguments));
-        self.engine.end();
+        let written = self.engine.end();
+        self.note_written(session, written);
         outcome
+    }
+
+    /// Remembers under which writer a session wrote, for WAIT.
+    pub(crate) fn note_written(&self, session: &mut Session, entry: Option<u64>) {
+        if entry.is_some() {
+            session.writer.get_or_insert_with(|| self.engine.writer());
+        }
     }
 
     /// One step inside the open entry: its operations become visible to the next step, or, if it stops, it leaves no
@@ -260,16 +261,12 @@ impl<E: Engine> Store<E> {
                 session.database = server::database(arguments)?;
                 reply.simple("OK");
             }
-            Control::Wait => {
-                let (regions, timeout_ms) = server::wait_arguments(arguments)?;
-                let deadline =
-                    |ms: u64| HybridTime(self.engine.now().0.saturating_add(ms.saturating_mul(1000)));
-                let until = (timeout_ms > 0).then(|| deadline(timeout_ms));
-                return Ok(self.wait(session, self.engine.last_sequence(), regions, until, reply));
-            }
-            Control::FlushAll => self.flush(0..DATABASES, arguments, reply)?,
+            Control::Wait => return self.begin_wait(session, arguments, reply),
+            Control::Vector => self.reply_vector(reply),
+            Control::Cover => return self.begin_cover(session, arguments, reply),
+            Control::FlushAll => self.flush(session, 0..DATABASES, arguments, reply)?,
             Control::FlushDatabase => {
-                self.flush(session.database..session.database + 1, arguments, reply)?;
+                self.flush(session, session.database..session.database + 1, arguments, reply)?;
             }
             Control::Info => self.reply_info(arguments, reply)?,
             Control::Config => server::config(&self.options.parameters, arguments, reply)?,
@@ -277,30 +274,11 @@ impl<E: Engine> Store<E> {
         Ok(Flow::Done)
     }
 
-    /// WAIT: answers when enough other regions have `sequence` on disk, or when the time is over.
-    fn wait<R: Reply>(
-        &self,
-        session: &mut Session,
-        sequence: u64,
-        regions: i64,
-        until: Option<HybridTime>,
-        reply: &mut R,
-    ) -> Flow {
-        let acknowledged = self.engine.acknowledged(sequence) as i64;
-        let over = until.is_some_and(|until| self.engine.now() >= until);
-        if acknowledged >= regions || over {
-            reply.integer(acknowledged);
-            return Flow::Done;
-        }
-        let writer = self.engine.writer();
-        session.parked = Some(Parked::Acknowledgement { writer, sequence, regions, until });
-        Flow::Wait { until }
-    }
-
     /// FLUSHALL and FLUSHDB: DEL of every key, an entry for each chunk. So it is not atomic in other regions, and keys
     /// that are written there meanwhile stay. Run again after a wait, it finds little left to do.
     fn flush<R: Reply>(
         &mut self,
+        session: &mut Session,
         databases: std::ops::Range<u8>,
         arguments: &[&[u8]],
         reply: &mut R,
@@ -312,7 +290,8 @@ impl<E: Engine> Store<E> {
             loop {
                 let now = self.begin();
                 let next = self.step(now, database, reply, |context| context.clear_keys(cursor, FLUSH_CHUNK));
-                self.engine.end();
+                let written = self.engine.end();
+                self.note_written(session, written);
                 cursor = next?;
                 // The log takes it in pieces. Nothing is answered if it does not: the next flush says the same.
                 if self.engine.flush().is_err() || cursor == 0 {

@@ -109,7 +109,8 @@ impl<E: Engine> Store<E> {
                 }
             }
         }
-        self.engine.end();
+        let written = self.engine.end();
+        self.note_written(session, written);
         Flow::Done
     }
 
@@ -123,9 +124,10 @@ impl<E: Engine> Store<E> {
     ) -> Outcome {
         match control {
             Control::Wait => {
-                server::wait_arguments(arguments)?;
-                reply.integer(self.engine.acknowledged(self.engine.last_sequence()) as i64);
+                self.wait_inside(arguments, reply)?;
             }
+            Control::Vector => return Err(errors::VECTOR_INSIDE_MULTI.into()),
+            Control::Cover => return Err(errors::COVER_INSIDE_MULTI.into()),
             Control::FlushAll | Control::FlushDatabase => {
                 server::check_flush(arguments)?;
                 let databases = flushed(control, session.database);

@@ -4,7 +4,7 @@ mod reference_replica;
 
 use std::sync::Arc;
 
-use geode_crdt::{Actors, Digest, Frame, HybridTime};
+use geode_crdt::{ActorId, Actors, Digest, Frame, HybridTime};
 use geode_store::conformance::{Planet, Recorder, Replica, Value};
 use geode_store::reference::ReferenceEngine;
 use geode_store::{Engine, Extent, Flow, Options, Session, Store};
@@ -132,6 +132,56 @@ fn wait_gives_up_at_its_deadline() {
     store.engine.set_wall(until);
     assert_eq!(store.resume(&mut session, &mut reply), Flow::Done);
     assert_eq!(reply.finish(), Ok(Value::Integer(2)), "sequence 0 is everywhere");
+}
+
+/// A store whose session is told what its engine hears, and its answers.
+fn answer(store: &mut Store<ReferenceEngine>, session: &mut Session, line: &str) -> String {
+    let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    let mut reply = Recorder::default();
+    let mut flow = store.execute(session, &words, &mut reply);
+    while flow == (Flow::Wait { until: None }) {
+        store.engine.turn();
+        flow = store.resume(session, &mut reply);
+    }
+    assert_eq!(flow, Flow::Done, "{line}");
+    reply.finish().expect("one reply").to_string()
+}
+
+#[test]
+fn wait_tells_each_session_that_wrote_under_a_name_that_was_given_up() {
+    let mut store = store(2);
+    let [mut wrote, mut read, mut later] = [(); 3].map(|()| Session::default());
+    answer(&mut store, &mut wrote, "SET k v");
+    answer(&mut store, &mut read, "GET k");
+    // The region's own place is another's now; what the other session writes does arrive.
+    store.engine.begin_incarnation(99);
+    answer(&mut store, &mut later, "SET k w");
+    answer(&mut store, &mut wrote, "SET l w");
+    store.engine.acknowledge(0, store.engine.last_sequence());
+    assert_eq!(answer(&mut store, &mut later, "WAIT 1 0"), "1");
+    assert_eq!(answer(&mut store, &mut read, "WAIT 1 0"), "1");
+    assert_eq!(answer(&mut store, &mut wrote, "WAIT 1 0"), "0", "its first write may have arrived nowhere");
+    assert_eq!(answer(&mut store, &mut wrote, "WAIT 1 0"), "1", "that was said");
+}
+
+#[test]
+fn a_token_that_names_what_exists_nowhere_is_not_waited_for() {
+    let mut store = store(2);
+    let mut session = Session::default();
+    let gone = ActorId::new("eu", 7);
+    let waits = |store: &mut Store<ReferenceEngine>, session: &mut Session| {
+        store.execute(session, &[b"GEODE.WAIT", b"1~eu.7.3", b"0"], &mut Recorder::default())
+    };
+    assert_eq!(waits(&mut store, &mut session), Flow::Wait { until: None });
+    // Its last entries were lost with their machine; the regions agree while somebody waits.
+    store.engine.end(&gone, 2);
+    let mut reply = Recorder::default();
+    assert_eq!(store.resume(&mut session, &mut reply), Flow::Done);
+    assert_eq!(reply.finish(), Ok(Value::Integer(-1)));
+    assert_eq!(answer(&mut store, &mut session, "GEODE.WAIT 1~eu.7.3 0"), "-1");
+    // What it has written before its end may still come.
+    let flow = store.execute(&mut session, &[b"GEODE.WAIT", b"1~eu.7.2", b"0"], &mut Recorder::default());
+    assert_eq!(flow, Flow::Wait { until: None });
 }
 
 #[test]

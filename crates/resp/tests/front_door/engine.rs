@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use geode_crdt::frame::Checkpoint;
-use geode_crdt::{ActorId, Actors, CellRef, Deadline, Dot, FrameBuilder, HybridTime, KeyName, Kind};
+use geode_crdt::{
+    ActorId, ActorIndex, Actors, CellRef, Deadline, Dot, FrameBuilder, HybridTime, KeyName, Kind,
+    VersionVector,
+};
 use geode_store::{Engine, KeyView, Loaded, Need, Part, Position, Ticket, View};
 
 /// What the test decides and observes.
@@ -43,6 +46,8 @@ pub(crate) struct TestEngine {
     rows: NoRows,
     builder: FrameBuilder,
     wall: HybridTime,
+    writer: ActorIndex,
+    held: VersionVector,
     fetching: Vec<Ticket>,
     next_ticket: u64,
 }
@@ -56,6 +61,8 @@ impl TestEngine {
             controls,
             builder: FrameBuilder::new(writer, 1),
             wall: HybridTime(0),
+            writer,
+            held: VersionVector::default(),
             fetching: Vec::new(),
             next_ticket: 0,
         }
@@ -91,6 +98,7 @@ impl Engine for TestEngine {
 
     fn end(&mut self) -> Option<u64> {
         let sequence = self.builder.finish_entry()?;
+        self.held.raise(self.writer, sequence);
         self.controls.writes.store(sequence, SeqCst);
         Some(sequence)
     }
@@ -120,6 +128,10 @@ impl Engine for TestEngine {
 
     fn last_sequence(&self) -> u64 {
         self.controls.writes.load(SeqCst)
+    }
+
+    fn held(&self) -> &VersionVector {
+        &self.held
     }
 
     fn acknowledged(&self, _: u64) -> usize {

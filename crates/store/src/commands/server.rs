@@ -1,4 +1,4 @@
-//! Commands about the server and the connection: PING, ECHO, SELECT, WAIT, INFO, COMMAND, CONFIG GET.
+//! Commands about the server and the connection: PING, ECHO, SELECT, INFO, COMMAND, CONFIG GET.
 
 use crate::arguments;
 use crate::commands::table::{self, Access, COMMANDS, Command};
@@ -35,14 +35,6 @@ pub(crate) fn database(arguments: &[&[u8]]) -> Outcome<u8> {
     let index = i32::try_from(index).map_err(|_| errors::NOT_AN_INTEGER)?;
     let index = u8::try_from(index).ok().filter(|index| *index < DATABASES);
     index.ok_or_else(|| errors::DATABASE_RANGE.into())
-}
-
-/// WAIT regions timeout: how many regions, and the timeout in milliseconds.
-pub(crate) fn wait_arguments(arguments: &[&[u8]]) -> Outcome<(i64, u64)> {
-    let regions = arguments::integer(arguments[1])?;
-    let timeout_ms = arguments::integer(arguments[2]).map_err(|_| errors::TIMEOUT_NOT_AN_INTEGER)?;
-    let timeout_ms = u64::try_from(timeout_ms).map_err(|_| errors::TIMEOUT_NEGATIVE)?;
-    Ok((regions, timeout_ms))
 }
 
 /// FLUSHALL [ASYNC | SYNC]; both are the same here.

@@ -112,6 +112,8 @@ pub(crate) enum Control {
     Watch,
     Select,
     Wait,
+    Vector,
+    Cover,
     FlushAll,
     FlushDatabase,
     Info,
@@ -235,6 +237,8 @@ commands! {
         Watch           "watch"        -2;
         Select          "select"        2;
         Wait            "wait"          3;
+        Vector          "geode.vector"  1;
+        Cover           "geode.wait"    3;
         FlushAll        "flushall"     -1;
         FlushDatabase   "flushdb"      -1;
         Info            "info"         -1;
@@ -274,8 +278,7 @@ const fn word(name: &[u8]) -> Option<u128> {
     }
     let (mut word, mut at) = (0, 0);
     while at < name.len() {
-        // Only letters become letters by this bit, and all names are letters.
-        word = word << 8 | (name[at] | 0x20) as u128;
+        word = word << 8 | name[at].to_ascii_lowercase() as u128;
         at += 1;
     }
     Some(word)
@@ -329,7 +332,9 @@ mod tests {
 
     #[test]
     fn other_names_are_not_found() {
-        for name in ["", "ge", "gett", "get ", "\x07et", "a name that is longer than any command"] {
+        for name in
+            ["", "ge", "gett", "get ", "\x07et", "geode\x0ewait", "a name that is longer than any command"]
+        {
             assert!(find(name.as_bytes()).is_none(), "{name:?}");
         }
     }

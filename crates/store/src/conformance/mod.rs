@@ -8,6 +8,8 @@ pub mod planet;
 pub mod script;
 pub mod value;
 
+use std::collections::BTreeMap;
+
 use geode_crdt::Digest;
 
 use crate::engine::Engine;
@@ -45,6 +47,7 @@ pub const RULES: &[(&str, &str)] = &[
     ("hashes", include_str!("rules/hashes.txt")),
     ("lists", include_str!("rules/lists.txt")),
     ("server", include_str!("rules/server.txt")),
+    ("sessions", include_str!("rules/sessions.txt")),
     ("transactions", include_str!("rules/transactions.txt")),
     ("concurrency", include_str!("rules/concurrency.txt")),
     ("traps", include_str!("rules/traps.txt")),
@@ -83,18 +86,27 @@ fn play<R: Replica>(rule: &Rule, make: &mut impl FnMut(&str, usize) -> R) -> Res
     if rule.conditional_local {
         planet.decide_locally();
     }
+    let mut kept = BTreeMap::new();
     for (line, step) in &rule.steps {
-        play_step(&mut planet, step).map_err(|problem| format!("line {line}, {}: {problem}", rule.title))?;
+        play_step(&mut planet, step, &mut kept)
+            .map_err(|problem| format!("line {line}, {}: {problem}", rule.title))?;
     }
     Ok(())
 }
 
-fn play_step<R: Replica>(planet: &mut Planet<R>, step: &Step) -> Result<(), String> {
+/// Replies that a script keeps, by their names with `$`.
+type Kept = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn play_step<R: Replica>(planet: &mut Planet<R>, step: &Step, kept: &mut Kept) -> Result<(), String> {
     match step {
         Step::Command { region, arguments, expected } => {
-            let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
             for index in planet.indexes(region.as_deref()) {
-                let got = planet.execute(index, &arguments);
+                let words = arguments.iter().map(|word| kept.get(word).unwrap_or(word).as_slice());
+                let got = planet.execute(index, &words.collect::<Vec<_>>());
+                if let (Value::Bulk(bytes), true) = (&got, expected.starts_with('$')) {
+                    kept.insert(expected.clone().into_bytes(), bytes.clone());
+                    continue;
+                }
                 matches(&got, expected).map_err(|problem| format!("in {}: {problem}", planet.name(index)))?;
             }
         }

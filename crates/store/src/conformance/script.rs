@@ -8,6 +8,8 @@
 //! us SET k 1 -> OK                a command in a region and its reply
 //! SET k 1 -> OK                   the same in the first region
 //! all GET k -> "1"                in every region
+//! us GEODE.VECTOR -> $seen        the reply is kept under a name
+//! eu GEODE.WAIT $seen 10 -> 1     and stands for a word later
 //! send us eu                      what us wrote reaches eu
 //! sync                            everything reaches everybody; digests must be equal
 //! advance 1500                    milliseconds pass

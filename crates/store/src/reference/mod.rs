@@ -49,6 +49,8 @@ pub struct ReferenceEngine {
     /// Regions that have been away for long.
     away: BTreeSet<Arc<str>>,
     acknowledged: Vec<u64>,
+    /// Where actors end that will never write again.
+    ends: BTreeMap<ActorIndex, u64>,
     sweeper: bool,
     clock_ahead_ms: Option<u64>,
     frames: Vec<Vec<u8>>,
@@ -93,6 +95,7 @@ impl ReferenceEngine {
             heard: BTreeMap::new(),
             away: BTreeSet::new(),
             acknowledged: vec![0; regions.saturating_sub(1)],
+            ends: BTreeMap::new(),
             sweeper: false,
             clock_ahead_ms: None,
             frames: Vec::new(),
@@ -177,6 +180,20 @@ impl ReferenceEngine {
         self.acknowledged[region] = sequence;
     }
 
+    /// An actor will never write again: nothing of it exists beyond `sequence`.
+    pub fn end(&mut self, actor: &ActorId, sequence: u64) {
+        let actor = self.rows.actors.intern(actor);
+        self.ends.insert(actor, sequence);
+    }
+
+    /// The writer goes on under another name, as after a start that could not prove what it held.
+    pub fn begin_incarnation(&mut self, incarnation: u64) {
+        let region = Arc::clone(&self.rows.actors.id(self.writer).region);
+        self.writer = self.rows.actors.intern(&ActorId::new(&region, incarnation));
+        self.builder = FrameBuilder::new(self.writer, 1);
+        self.announced = VersionVector::default();
+    }
+
     /// The digest of all rows, computed anew.
     pub fn digest(&self) -> Digest {
         self.rows.digest()
@@ -252,6 +269,18 @@ impl Engine for ReferenceEngine {
 
     fn last_sequence(&self) -> u64 {
         self.vector.get(self.writer)
+    }
+
+    fn writer(&self) -> u64 {
+        self.writer.0.into()
+    }
+
+    fn held(&self) -> &VersionVector {
+        &self.vector
+    }
+
+    fn end_of(&self, actor: ActorIndex) -> Option<u64> {
+        self.ends.get(&actor).copied()
     }
 
     fn acknowledged(&self, sequence: u64) -> usize {
