@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use geode_crdt::frame::Checkpoint;
-use geode_crdt::{ActorId, FrameBuilder, HybridTime, Op};
+use geode_crdt::{ActorId, FrameBuilder, HybridTime, Op, VersionVector};
 use geode_replica::{Action, Message, Now, Replica, Report};
 use geode_store::reference::Rows;
 use geode_store::{Engine, Extent, Need, Position, Ticket, View};
