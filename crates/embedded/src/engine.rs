@@ -167,7 +167,7 @@ impl Embedded {
             runtime.spawn(links.clone().knock(peer.as_str().into(), Arc::clone(dial)));
         }
         if !self.config.peers.is_empty() {
-            runtime.spawn(tick(Arc::clone(&self.shared)));
+            runtime.spawn(Arc::clone(&self.shared).tick(TICK));
             self.first_write = self.first_write.map(|_| Instant::now() + FIRST_WRITE_PATIENCE);
         }
         self.shared.started(runtime.clone(), links);
@@ -244,8 +244,12 @@ impl Embedded {
             }
             Incoming::Lost { peer, outbox } if self.is_current(&peer, &outbox) => self.unlink(&peer),
             Incoming::Message { peer, outbox, message } if self.is_current(&peer, &outbox) => {
-                if let Message::Heartbeat { held, .. } | Message::Hello { held, .. } = &message {
-                    self.shared.peer_holds(&peer, held.clone());
+                match &message {
+                    Message::Hello { held, .. } => self.shared.peer_holds(&peer, held.clone()),
+                    Message::Heartbeat { held: news, .. } | Message::Durable { durable: news } => {
+                        self.shared.peer_grew(&peer, news);
+                    }
+                    Message::Request { .. } | Message::Refuse { .. } => {}
                 }
                 self.replica.message(&peer, message, &mut self.core);
             }
@@ -276,7 +280,7 @@ impl Embedded {
             match action {
                 Action::Send { peer, message } => {
                     if let Some(outbox) = self.links.get(&peer) {
-                        outbox.send(&message);
+                        outbox.send(message);
                     }
                 }
                 Action::Stream { peer, held } => {
@@ -395,6 +399,15 @@ impl Embedded {
         self.act();
     }
 
+    /// Tells writers what of theirs came onto the disk.
+    fn acknowledge(&mut self) {
+        let monotonic_ms = self.started.elapsed().as_millis() as u64;
+        if let Some(wait_ms) = self.replica.acknowledge(monotonic_ms, self.core.rows.table.actors()) {
+            self.shared.wake_in(wait_ms);
+        }
+        self.act();
+    }
+
     /// Shows what is in the kernel to other threads.
     fn publish(&mut self) {
         let actors = self.core.rows.table.actors();
@@ -440,19 +453,6 @@ fn distrust(identity: &IdentityFile, sync: &Durability) {
         return identity.forget();
     }
     identity.distrust();
-}
-
-/// Wakes the data thread for heartbeats.
-async fn tick(shared: Arc<Shared>) {
-    let mut closing = shared.closing();
-    let mut interval = tokio::time::interval(TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = interval.tick() => shared.inbox().wake(),
-            _ = closing.wait_for(|closing| *closing) => return,
-        }
-    }
 }
 
 impl Engine for Embedded {
@@ -608,6 +608,7 @@ impl Engine for Embedded {
         while let Some((actor, sequence)) = self.core.log.next_synced() {
             self.replica.synced(actor, sequence);
         }
+        self.acknowledge();
         if self.replica.heartbeat_due() {
             self.heartbeat();
         }

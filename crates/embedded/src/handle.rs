@@ -82,6 +82,9 @@ pub(crate) struct Shared {
     peers_hold: Mutex<BTreeMap<Arc<str>, Vector>>,
     /// How far this region's clock is ahead if writes are refused for it, else 0.
     clock_ahead_ms: AtomicU64,
+    /// In how many milliseconds the data thread wants to be woken, and that it does.
+    wake_in_ms: AtomicU64,
+    soon: Notify,
     closing: watch::Sender<bool>,
     links: OnceLock<(runtime::Handle, Links)>,
 }
@@ -96,6 +99,8 @@ impl Shared {
             grew: Notify::new(),
             peers_hold: Mutex::default(),
             clock_ahead_ms: AtomicU64::new(0),
+            wake_in_ms: AtomicU64::new(0),
+            soon: Notify::new(),
             closing: watch::Sender::new(false),
             links: OnceLock::new(),
         }
@@ -113,6 +118,31 @@ impl Shared {
     pub(crate) fn started(&self, runtime: runtime::Handle, links: Links) {
         // A second start would be a mistake of the caller; the first stays.
         let _ = self.links.set((runtime, links));
+    }
+
+    /// Has the data thread woken after so many milliseconds, or a little later.
+    pub(crate) fn wake_in(&self, milliseconds: u64) {
+        self.wake_in_ms.store(milliseconds, Ordering::Relaxed);
+        self.soon.notify_one();
+    }
+
+    /// Wakes the data thread each `interval` and whenever [`Self::wake_in`] was called.
+    pub(crate) async fn tick(self: Arc<Self>, interval: Duration) {
+        let mut closing = self.closing();
+        let mut interval = tokio::time::interval(interval);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let soon = async || {
+            self.soon.notified().await;
+            tokio::time::sleep(Duration::from_millis(self.wake_in_ms.load(Ordering::Relaxed))).await;
+        };
+        loop {
+            tokio::select! {
+                _ = interval.tick() => {}
+                () = soon() => {}
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+            self.inbox.wake();
+        }
     }
 
     /// Ends all links.
@@ -145,6 +175,17 @@ impl Shared {
 
     pub(crate) fn peer_holds(&self, peer: &Arc<str>, held: Vector) {
         lock(&self.peers_hold).insert(Arc::clone(peer), held);
+    }
+
+    pub(crate) fn peer_grew(&self, peer: &Arc<str>, news: &Vector) {
+        let mut peers_hold = lock(&self.peers_hold);
+        let held = peers_hold.entry(Arc::clone(peer)).or_default();
+        for (actor, sequence) in &news.0 {
+            match held.0.get_mut(actor) {
+                Some(known) => *known = sequence.max(known).to_owned(),
+                None => drop(held.0.insert(actor.clone(), *sequence)),
+            }
+        }
     }
 
     pub(crate) fn peer_lost(&self, peer: &Arc<str>) {

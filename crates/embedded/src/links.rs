@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use geode_crdt::{Actors, Frame, frame};
-use geode_replica::{Message, wire};
+use geode_replica::wire;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -135,6 +135,7 @@ async fn receive(
 ) -> io::Result<()> {
     let mut stream = BufReader::with_capacity(READ_CHUNK, stream);
     let permits = Arc::new(Semaphore::new(INBOX_BYTES / PERMIT));
+    let mut decoder = wire::Decoder::default();
     loop {
         let mut head = [0; wire::HEAD];
         within_silence(stream.read_exact(&mut head)).await?;
@@ -147,7 +148,7 @@ async fn receive(
             let Ok(permit) = Arc::clone(&permits).acquire_many_owned(wanted).await else { return Ok(()) };
             inbox.push(Incoming::Frame { peer, outbox, bytes, _permit: permit });
         } else {
-            let message = Message::decode(kind, &bytes).map_err(invalid)?;
+            let message = decoder.decode(kind, &bytes).map_err(invalid)?;
             inbox.push(Incoming::Message { peer, outbox, message });
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use geode_crdt::ActorId;
 use geode_replica::Message;
+use geode_replica::wire::Encoder;
 use tokio::sync::Notify;
 
 /// Ranges that one peer may have asked for and not yet got; it asks for one range of each actor at a time.
@@ -39,7 +40,7 @@ pub(crate) struct Work {
     pub(crate) close: bool,
 }
 
-/// A link's box. Heartbeats replace each other, so a slow link holds one.
+/// A link's box. Of heartbeats and of acknowledgements a slow link holds one: each supersedes the one before.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     state: Mutex<State>,
@@ -48,18 +49,29 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct State {
+    encoder: Encoder,
     work: Work,
-    heartbeat: Vec<u8>,
+    heartbeat: Option<Message>,
+    durable: Option<Message>,
 }
 
 impl Outbox {
-    pub(crate) fn send(&self, message: &Message) {
+    pub(crate) fn send(&self, mut message: Message) {
         let mut state = self.lock();
-        if let Message::Heartbeat { .. } = message {
-            state.heartbeat.clear();
-            message.encode(&mut state.heartbeat);
-        } else {
-            message.encode(&mut state.work.bytes);
+        let State { encoder, work, heartbeat, durable } = &mut *state;
+        let superseded = match &message {
+            Message::Heartbeat { .. } => Some(heartbeat),
+            Message::Durable { .. } => Some(durable),
+            Message::Hello { .. } | Message::Request { .. } | Message::Refuse { .. } => None,
+        };
+        match superseded {
+            Some(held) => {
+                if let Some(earlier) = held.take() {
+                    message.supersede(earlier);
+                }
+                *held = Some(message);
+            }
+            None => encoder.encode(&message, &mut work.bytes),
         }
         drop(state);
         self.changed.notify_one();
@@ -93,8 +105,11 @@ impl Outbox {
     /// Takes everything out.
     pub(crate) fn take(&self) -> Work {
         let mut state = self.lock();
-        let mut work = std::mem::take(&mut state.work);
-        work.bytes.append(&mut state.heartbeat);
+        let State { encoder, work, heartbeat, durable } = &mut *state;
+        let mut work = std::mem::take(work);
+        for message in [heartbeat.take(), durable.take()].into_iter().flatten() {
+            encoder.encode(&message, &mut work.bytes);
+        }
         work
     }
 

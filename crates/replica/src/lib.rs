@@ -11,6 +11,8 @@
 
 mod catch_up;
 mod drift;
+mod heartbeat;
+mod names;
 mod peer;
 mod pending;
 mod replica;

@@ -27,6 +27,12 @@ pub(crate) struct Peer {
     pub(crate) actor: Option<ActorIndex>,
     pub(crate) held: VersionVector,
     pub(crate) durable: VersionVector,
+    /// What this link was told to be held here.
+    pub(crate) told_held: VersionVector,
+    /// What this link was told to be on the disk here, of what it wrote.
+    pub(crate) told_durable: VersionVector,
+    /// When it may be told more.
+    pub(crate) acknowledge_from_ms: u64,
     /// How far its wall clock is ahead of ours at least, in microseconds, by its last heartbeat.
     pub(crate) ahead_us: u64,
     /// How far ours is ahead of its own at least, by its word.
@@ -45,6 +51,9 @@ impl Peer {
             actor: None,
             held: VersionVector::default(),
             durable: VersionVector::default(),
+            told_held: VersionVector::default(),
+            told_durable: VersionVector::default(),
+            acknowledge_from_ms: 0,
             ahead_us: 0,
             behind_us: 0,
             promise: None,

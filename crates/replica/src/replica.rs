@@ -10,10 +10,8 @@ use crate::drift::OwnClock;
 use crate::peer::{Link, Peer};
 use crate::pending::{Blocked, Pending, Waiting};
 use crate::vector::Vector;
-use crate::wire::{self, Message, Witness};
+use crate::wire::{self, Message, Versions, Witness};
 
-/// How often a replica says where it stands.
-const HEARTBEAT_MS: u64 = 100;
 /// How long a region is away before the data of expired keys no longer waits for it. It is a trade: until then expired
 /// data takes up memory everywhere; afterwards a lifetime that was prolonged there meanwhile comes too late. A process or
 /// a machine that starts again, and most broken routes, are back within a minute.
@@ -119,17 +117,17 @@ pub enum Report {
 pub struct Replica {
     planet: String,
     region: Arc<str>,
-    own: ActorIndex,
+    pub(crate) own: ActorIndex,
     pub(crate) held: VersionVector,
-    durable: VersionVector,
+    pub(crate) durable: VersionVector,
     pub(crate) peers: Vec<Peer>,
     pub(crate) pending: Pending,
     pub(crate) catch_up: CatchUp,
     /// By region: every entry of it below this time is delivered.
     passed: BTreeMap<Arc<str>, HybridTime>,
     pub(crate) now: Now,
-    heartbeat_at_ms: u64,
-    durable_grew: bool,
+    pub(crate) heartbeat_at_ms: u64,
+    pub(crate) durable_grew: bool,
     pub(crate) reported_ahead: BTreeMap<ActorIndex, u64>,
     pub(crate) own_clock: OwnClock,
     renewing: bool,
@@ -265,7 +263,7 @@ impl Replica {
         raise(&mut self.passed, region, time);
     }
 
-    /// Entries up to these are on disk here. Peers hear of it with the next heartbeat, which is then due at once.
+    /// Entries up to these are on disk here. Their writer hears of it by [`Self::acknowledge`].
     pub fn synced(&mut self, actor: ActorIndex, sequence: u64) {
         if sequence > self.durable.get(actor) {
             self.durable.raise(actor, sequence);
@@ -283,7 +281,9 @@ impl Replica {
     /// A connection to `peer` is there; messages can be sent.
     pub fn connected(&mut self, peer: &str, host: &mut impl Host) {
         let Some(index) = self.index_of(peer) else { return };
-        self.peers[index].link = Link::Greeting;
+        let peer_state = &mut self.peers[index];
+        peer_state.link = Link::Greeting;
+        peer_state.told_held = self.held.clone();
         let held = Vector::of(&self.held, host.actors());
         let of_peer = held.0.iter().filter(|(actor, _)| &*actor.region == peer);
         let mut witnesses = Vec::new();
@@ -295,7 +295,7 @@ impl Replica {
         }
         let actor = host.actors().id(self.own).clone();
         let planet = self.planet.clone();
-        self.send(index, Message::Hello { version: wire::VERSION, planet, actor, held, witnesses });
+        self.send(index, Message::Hello { versions: wire::VERSIONS, planet, actor, held, witnesses });
     }
 
     /// The connection to `peer` is gone.
@@ -323,23 +323,28 @@ impl Replica {
                 }));
                 self.actions.push_back(Action::Disconnect { peer, reason: format!("it refused: {reason}") });
             }
-            (Link::Greeting, Message::Hello { version, planet, actor, held, witnesses }) => {
-                match self.objection(index, version, &planet, &actor) {
+            (Link::Greeting, Message::Hello { versions, planet, actor, held, witnesses }) => {
+                match self.objection(index, versions, &planet, &actor) {
                     Some(reason) => self.refuse(index, reason),
                     None => self.greeted(index, &actor, &held, &witnesses, host),
                 }
             }
-            (Link::Up, Message::Heartbeat { actor, sequence, time, wall, ahead_us, held, durable }) => {
+            (Link::Up, Message::Heartbeat { actor, sequence, time, wall, ahead_us, held }) => {
                 self.compare_clocks(index, wall, ahead_us);
                 let actor = host.actors().intern(&actor);
-                let (held, durable) = (held.intern(host.actors()), durable.intern(host.actors()));
+                let held = held.intern(host.actors());
                 let peer = &mut self.peers[index];
                 peer.actor = Some(actor);
                 peer.held.join(&held);
-                peer.durable.join(&durable);
                 // The oldest unmet promise stays: under constant load a newer one would never be met.
                 peer.promise.get_or_insert((actor, sequence, time));
                 self.keep_promises();
+            }
+            (Link::Up, Message::Durable { durable }) => {
+                let durable = durable.intern(host.actors());
+                let peer = &mut self.peers[index];
+                peer.held.join(&durable);
+                peer.durable.join(&durable);
             }
             (Link::Up, Message::Request { actor, from, to }) => {
                 let actor = host.actors().intern(&actor);
@@ -378,35 +383,7 @@ impl Replica {
         self.ask_for_missing(host.actors());
     }
 
-    /// Whether a heartbeat should go out now: its time has come, or the disk has news for peers.
-    pub fn heartbeat_due(&self) -> bool {
-        let due = self.durable_grew || self.now.monotonic_ms >= self.heartbeat_at_ms + HEARTBEAT_MS;
-        due && self.peers.iter().any(Peer::is_up)
-    }
-
-    /// Says to every connected peer where this replica stands. `promise` is a time that all later own entries exceed.
-    /// Entries up to now must be logged already.
-    pub fn heartbeat(&mut self, promise: HybridTime, actors: &Actors) {
-        self.heartbeat_at_ms = self.now.monotonic_ms;
-        self.durable_grew = false;
-        let (held, durable) = (Vector::of(&self.held, actors), Vector::of(&self.durable, actors));
-        for index in 0..self.peers.len() {
-            if self.peers[index].is_up() {
-                let message = Message::Heartbeat {
-                    actor: actors.id(self.own).clone(),
-                    sequence: self.held.get(self.own),
-                    time: promise,
-                    wall: self.now.wall,
-                    ahead_us: self.peers[index].ahead_us,
-                    held: held.clone(),
-                    durable: durable.clone(),
-                };
-                self.send(index, message);
-            }
-        }
-    }
-
-    fn index_of(&self, region: &str) -> Option<usize> {
+    pub(crate) fn index_of(&self, region: &str) -> Option<usize> {
         self.peers.binary_search_by(|peer| (*peer.region).cmp(region)).ok()
     }
 
@@ -420,12 +397,13 @@ impl Replica {
         self.actions.push_back(Action::Disconnect { peer, reason });
     }
 
-    fn objection(&self, index: usize, version: u16, planet: &str, actor: &ActorId) -> Option<String> {
+    fn objection(&self, index: usize, versions: Versions, planet: &str, actor: &ActorId) -> Option<String> {
         let peer = &self.peers[index];
-        if version != wire::VERSION {
-            let known = wire::VERSION;
+        if wire::VERSIONS.agreed(versions).is_none() {
+            let (theirs, ours) = (versions, wire::VERSIONS);
             Some(format!(
-                "it speaks version {version} of replication, this region {known}: run matching releases"
+                "it speaks versions {} to {} of replication, this region {} to {}: upgrade one release at a time",
+                theirs.oldest, theirs.newest, ours.oldest, ours.newest
             ))
         } else if planet != self.planet {
             let ours = &self.planet;
@@ -460,6 +438,8 @@ impl Replica {
         peer.actor = Some(actor);
         // Not joined: a region that lost its disk holds less than it once said.
         peer.durable = VersionVector::default();
+        peer.told_durable = VersionVector::default();
+        self.durable_grew = true;
         peer.held = held;
         peer.promise = None;
         self.forget_clock(index);
@@ -597,6 +577,7 @@ const fn name_of(message: &Message) -> &'static str {
     match message {
         Message::Hello { .. } => "a second hello",
         Message::Heartbeat { .. } => "a heartbeat before the hello",
+        Message::Durable { .. } => "an acknowledgement before the hello",
         Message::Request { .. } => "a request before the hello",
         Message::Refuse { .. } => "a refusal",
     }

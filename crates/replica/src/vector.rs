@@ -6,7 +6,7 @@ use geode_crdt::codec::{self, Reader};
 use geode_crdt::{ActorId, Actors, FrameError, VersionVector};
 
 /// The most actors that a vector from elsewhere may name: regions times their unproven restarts, with much room.
-const MAX_ACTORS: u64 = 1 << 16;
+pub(crate) const MAX_ACTORS: u64 = 1 << 16;
 
 /// How much of every actor's stream somebody holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,18 +2,22 @@
 //!
 //! ```text
 //! message = type u8 | length u32 of the body | body
+//! hello   = newest version u16 | oldest version u16 | planet | actor | held | witness*
 //! ```
 //! A frame's body is the frame as it stands in the log; it carries its own checksum. Every other body ends with the
-//! crc32 of what comes before it. Integers are little-endian or LEB128; golden bytes stand in `tests/golden`.
+//! crc32 of what comes before it. Integers are little-endian or LEB128; golden bytes stand in `tests/golden`. Later
+//! versions only append to a hello, and a reader ignores what follows the fields it knows, so that any two releases
+//! understand each other's at least so far as to agree on a version or to refuse in words.
 
 use geode_crdt::codec::{self, Reader};
 use geode_crdt::frame::{MAX_FRAME, PREFIX};
 use geode_crdt::{ActorId, FrameError, HybridTime};
 
-use crate::vector::{Vector, put_actor, read_actor, read_name};
+use crate::names::{Given, Told};
+use crate::vector::{Vector, read_name};
 
-/// The version of this exchange; both sides must speak the same.
-pub const VERSION: u16 = 1;
+/// The versions of this exchange that this release speaks. Version 1, never released, could not be mixed with others.
+pub const VERSIONS: Versions = Versions { oldest: 2, newest: 2 };
 
 /// Bytes before a body.
 pub const HEAD: usize = 5;
@@ -36,10 +40,13 @@ pub enum Kind {
     Request,
     /// I will not talk to you.
     Refuse,
+    /// So much of what you wrote is on my disk.
+    Durable,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Hello, Self::Frame, Self::Heartbeat, Self::Request, Self::Refuse];
+    const ALL: [Self; 6] =
+        [Self::Hello, Self::Frame, Self::Heartbeat, Self::Request, Self::Refuse, Self::Durable];
 
     const fn code(self) -> u8 {
         match self {
@@ -48,7 +55,25 @@ impl Kind {
             Self::Heartbeat => 3,
             Self::Request => 4,
             Self::Refuse => 5,
+            Self::Durable => 6,
         }
+    }
+}
+
+/// Which versions of the exchange somebody speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The oldest.
+    pub oldest: u16,
+    /// The newest.
+    pub newest: u16,
+}
+
+impl Versions {
+    /// The version that two sides speak with each other: the newest that both know, if there is one.
+    pub fn agreed(self, other: Self) -> Option<u16> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
     }
 }
 
@@ -68,8 +93,8 @@ pub struct Witness {
 pub enum Message {
     /// [`Kind::Hello`]
     Hello {
-        /// [`VERSION`] of the speaker. Stands first, for ever.
-        version: u16,
+        /// [`VERSIONS`] of the speaker. They stand first, for ever.
+        versions: Versions,
         /// The speaker's planet.
         planet: String,
         /// The actor under which the speaker's region writes now; it names the region too.
@@ -92,9 +117,13 @@ pub enum Message {
         /// How far the hearer's wall clock was ahead of the speaker's when its last heartbeat arrived, in microseconds;
         /// 0 if it was not, or none came yet.
         ahead_us: u64,
-        /// What the speaker holds.
+        /// What the speaker holds, as far as it has grown since it was last said on this link.
         held: Vector,
-        /// What of it is on the speaker's disk.
+    },
+    /// [`Kind::Durable`]
+    Durable {
+        /// What the hearer's region wrote and is on the speaker's disk, as far as it has grown since it was last said on
+        /// this link.
         durable: Vector,
     },
     /// [`Kind::Request`]
@@ -132,31 +161,19 @@ pub fn put_frame_head(out: &mut Vec<u8>, length: usize) {
 }
 
 impl Message {
-    /// Appends head and body.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.extend_from_slice(&[self.kind().code(), 0, 0, 0, 0]);
-        self.put_body(out);
-        let body = start + HEAD;
-        let crc = crc32fast::hash(&out[body..]);
-        out.extend_from_slice(&crc.to_le_bytes());
-        let length = (out.len() - body) as u32;
-        out[start + 1..body].copy_from_slice(&length.to_le_bytes());
-    }
-
-    /// Reads the body of any message but a frame.
-    ///
-    /// # Errors
-    /// The bytes are not what [`Self::encode`] writes.
-    pub fn decode(kind: Kind, body: &[u8]) -> Result<Self, FrameError> {
-        let content = body.len().checked_sub(4).ok_or(FrameError::Short)?;
-        let (content, crc) = body.split_at(content);
-        if Reader::new(crc).u32()? != crc32fast::hash(content) {
-            return Err(FrameError::Checksum);
+    /// Takes the place of an earlier message of the same kind that was never sent: what that one said of a vector is
+    /// said by this one too.
+    pub fn supersede(&mut self, earlier: Self) {
+        match (self, earlier) {
+            (Self::Heartbeat { held: vector, .. }, Self::Heartbeat { held: earlier, .. })
+            | (Self::Durable { durable: vector }, Self::Durable { durable: earlier }) => {
+                for (actor, sequence) in earlier.0 {
+                    let said = vector.0.entry(actor).or_insert(sequence);
+                    *said = sequence.max(*said);
+                }
+            }
+            _ => {}
         }
-        let mut reader = Reader::new(content);
-        let message = Self::read_body(kind, &mut reader)?;
-        if reader.is_empty() { Ok(message) } else { Err(FrameError::Malformed("bytes after a message")) }
     }
 
     const fn kind(&self) -> Kind {
@@ -165,86 +182,145 @@ impl Message {
             Self::Heartbeat { .. } => Kind::Heartbeat,
             Self::Request { .. } => Kind::Request,
             Self::Refuse { .. } => Kind::Refuse,
+            Self::Durable { .. } => Kind::Durable,
         }
     }
+}
 
-    fn put_body(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Hello { version, planet, actor, held, witnesses } => {
-                out.extend_from_slice(&version.to_le_bytes());
+/// Encodes what is said on one direction of a link. Everything it encodes must be sent, in that order.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    given: Given,
+}
+
+impl Encoder {
+    /// Appends head and body.
+    pub fn encode(&mut self, message: &Message, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[message.kind().code(), 0, 0, 0, 0]);
+        self.put_body(message, out);
+        let body = start + HEAD;
+        let crc = crc32fast::hash(&out[body..]);
+        out.extend_from_slice(&crc.to_le_bytes());
+        let length = (out.len() - body) as u32;
+        out[start + 1..body].copy_from_slice(&length.to_le_bytes());
+    }
+
+    fn put_body(&mut self, message: &Message, out: &mut Vec<u8>) {
+        let given = &mut self.given;
+        match message {
+            Message::Hello { versions, planet, actor, held, witnesses } => {
+                out.extend_from_slice(&versions.newest.to_le_bytes());
+                out.extend_from_slice(&versions.oldest.to_le_bytes());
                 codec::put_bytes(out, planet.as_bytes());
-                put_actor(out, actor);
-                held.encode(out);
+                given.put(out, actor);
+                given.put_vector(out, held);
                 codec::put_varint(out, witnesses.len() as u64);
                 for witness in witnesses {
-                    put_actor(out, &witness.actor);
+                    given.put(out, &witness.actor);
                     codec::put_varint(out, witness.sequence);
                     out.extend_from_slice(&witness.fingerprint.to_le_bytes());
                 }
             }
-            Self::Heartbeat { actor, sequence, time, wall, ahead_us, held, durable } => {
-                put_actor(out, actor);
+            Message::Heartbeat { actor, sequence, time, wall, ahead_us, held } => {
+                given.put(out, actor);
                 codec::put_varint(out, *sequence);
                 out.extend_from_slice(&time.0.to_le_bytes());
-                out.extend_from_slice(&wall.0.to_le_bytes());
+                // The two are seldom far apart.
+                codec::put_signed(out, i128::from(wall.0) - i128::from(time.0));
                 codec::put_varint(out, *ahead_us);
-                held.encode(out);
-                durable.encode(out);
+                given.put_vector(out, held);
             }
-            Self::Request { actor, from, to } => {
-                put_actor(out, actor);
+            Message::Request { actor, from, to } => {
+                given.put(out, actor);
                 codec::put_varint(out, *from);
                 codec::put_varint(out, *to);
             }
-            Self::Refuse { reason } => codec::put_bytes(out, reason.as_bytes()),
+            Message::Refuse { reason } => codec::put_bytes(out, reason.as_bytes()),
+            Message::Durable { durable } => given.put_vector(out, durable),
         }
     }
+}
 
-    fn read_body(kind: Kind, reader: &mut Reader<'_>) -> Result<Self, FrameError> {
+/// Reads what an [`Encoder`] wrote, from untrusted bytes.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    told: Told,
+}
+
+impl Decoder {
+    /// Reads the body of any message but a frame. After an error nothing more can be read.
+    ///
+    /// # Errors
+    /// The bytes are not what [`Encoder::encode`] writes.
+    pub fn decode(&mut self, kind: Kind, body: &[u8]) -> Result<Message, FrameError> {
+        let content = body.len().checked_sub(4).ok_or(FrameError::Short)?;
+        let (content, crc) = body.split_at(content);
+        if Reader::new(crc).u32()? != crc32fast::hash(content) {
+            return Err(FrameError::Checksum);
+        }
+        let mut reader = Reader::new(content);
+        let message = self.read_body(kind, &mut reader)?;
+        if reader.is_empty() { Ok(message) } else { Err(FrameError::Malformed("bytes after a message")) }
+    }
+
+    fn read_body(&mut self, kind: Kind, reader: &mut Reader<'_>) -> Result<Message, FrameError> {
+        let told = &mut self.told;
         Ok(match kind {
-            Kind::Hello => {
-                let version = u16::from_le_bytes([reader.byte()?, reader.byte()?]);
-                if version != VERSION {
-                    // Nothing after the version is known; the hearer refuses by it alone.
-                    let rest = reader.rest().len();
-                    reader.take(rest)?;
-                    return Ok(Self::other_version(version));
-                }
-                let planet = read_name(reader)?.to_owned();
-                let (actor, held) = (read_actor(reader)?, Vector::decode(reader)?);
-                let witnesses =
-                    (0..reader.varint()?).map(|_| read_witness(reader)).collect::<Result<_, _>>()?;
-                Self::Hello { version, planet, actor, held, witnesses }
+            Kind::Hello => self.read_hello(reader)?,
+            Kind::Heartbeat => {
+                let (actor, sequence) = (told.read(reader)?, reader.varint()?);
+                let time = HybridTime(reader.u64()?);
+                let wall = u64::try_from(i128::from(time.0).saturating_add(reader.signed()?));
+                let wall = HybridTime(wall.map_err(|_| FrameError::Malformed("a time above 64 bits"))?);
+                let (ahead_us, held) = (reader.varint()?, told.read_vector(reader)?);
+                Message::Heartbeat { actor, sequence, time, wall, ahead_us, held }
             }
-            Kind::Heartbeat => Self::Heartbeat {
-                actor: read_actor(reader)?,
-                sequence: reader.varint()?,
-                time: HybridTime(reader.u64()?),
-                wall: HybridTime(reader.u64()?),
-                ahead_us: reader.varint()?,
-                held: Vector::decode(reader)?,
-                durable: Vector::decode(reader)?,
-            },
             Kind::Request => {
-                let actor = read_actor(reader)?;
-                Self::Request { actor, from: reader.varint()?, to: reader.varint()? }
+                let actor = told.read(reader)?;
+                Message::Request { actor, from: reader.varint()?, to: reader.varint()? }
             }
             Kind::Refuse => {
                 let bytes = reader.bytes()?;
                 let reason = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_REASON)]);
-                Self::Refuse { reason: reason.replace(char::is_control, " ") }
+                Message::Refuse { reason: reason.replace(char::is_control, " ") }
             }
+            Kind::Durable => Message::Durable { durable: told.read_vector(reader)? },
             Kind::Frame => return Err(FrameError::Malformed("a frame where a message was expected")),
         })
     }
 
-    fn other_version(version: u16) -> Self {
-        let (planet, actor) = (String::new(), ActorId::new("", 0));
-        Self::Hello { version, planet, actor, held: Vector::default(), witnesses: Vec::new() }
+    fn read_hello(&mut self, reader: &mut Reader<'_>) -> Result<Message, FrameError> {
+        let newest = read_version(reader)?;
+        // Version 1 said no oldest one, and nothing after its version is known.
+        let oldest = if newest == 1 { 1 } else { read_version(reader)? };
+        let versions = Versions { oldest, newest };
+        if VERSIONS.agreed(versions).is_none() {
+            reader.take(reader.rest().len())?;
+            return Ok(Message::hello_of(versions));
+        }
+        let planet = read_name(reader)?.to_owned();
+        let (actor, held) = (self.told.read(reader)?, self.told.read_vector(reader)?);
+        let mut witnesses = Vec::new();
+        for _ in 0..reader.varint()? {
+            let (actor, sequence) = (self.told.read(reader)?, reader.varint()?);
+            witnesses.push(Witness { actor, sequence, fingerprint: reader.u32()? });
+        }
+        if newest > VERSIONS.newest {
+            reader.take(reader.rest().len())?;
+        }
+        Ok(Message::Hello { versions, planet, actor, held, witnesses })
     }
 }
 
-fn read_witness(reader: &mut Reader<'_>) -> Result<Witness, FrameError> {
-    let (actor, sequence) = (read_actor(reader)?, reader.varint()?);
-    Ok(Witness { actor, sequence, fingerprint: reader.u32()? })
+impl Message {
+    /// A hello of which no more is known than its versions: it is refused by them alone.
+    fn hello_of(versions: Versions) -> Self {
+        let (planet, actor) = (String::new(), ActorId::new("", 0));
+        Self::Hello { versions, planet, actor, held: Vector::default(), witnesses: Vec::new() }
+    }
+}
+
+fn read_version(reader: &mut Reader<'_>) -> Result<u16, FrameError> {
+    Ok(u16::from_le_bytes([reader.byte()?, reader.byte()?]))
 }

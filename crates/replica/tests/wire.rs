@@ -1,4 +1,4 @@
-//! The replica's messages as bytes: golden bytes of version 1, and bytes that are nobody's.
+//! The replica's messages as bytes: golden bytes of version 2, and bytes that are nobody's.
 
 #![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use geode_crdt::{ActorId, HybridTime};
 use geode_replica::Vector;
-use geode_replica::wire::{self, Kind, Message, Witness};
+use geode_replica::wire::{self, Decoder, Encoder, Kind, Message, Versions, Witness};
 use proptest::prelude::*;
 
 fn vector(entries: &[(&str, u64, u64)]) -> Vector {
@@ -23,7 +23,7 @@ fn examples() -> Vec<(&'static str, Message)> {
         (
             "hello",
             Message::Hello {
-                version: wire::VERSION,
+                versions: Versions { oldest: 2, newest: 2 },
                 planet: "acme".to_owned(),
                 actor: actor.clone(),
                 held: held.clone(),
@@ -38,51 +38,129 @@ fn examples() -> Vec<(&'static str, Message)> {
                 time: HybridTime(1_767_225_600_000_000),
                 wall: HybridTime(1_767_225_599_999_000),
                 ahead_us: 700_000,
-                held,
-                durable: vector(&[("us-east-1", 7, 1)]),
+                held: vector(&[("us-east-1", 7, 2), ("ap-southeast-2", 9, 1)]),
             },
         ),
+        ("durable", Message::Durable { durable: vector(&[("us-east-1", 7, 2)]) }),
         ("request", Message::Request { actor, from: 128, to: 300 }),
         ("refuse", Message::Refuse { reason: "it belongs to another planet".to_owned() }),
     ]
 }
 
-fn encode(message: &Message) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    message.encode(&mut bytes);
-    bytes
+/// The examples as one link carries them.
+fn encoded() -> Vec<(&'static str, Vec<u8>)> {
+    let mut encoder = Encoder::default();
+    let encode = |(name, message): (&'static str, Message)| {
+        let mut bytes = Vec::new();
+        encoder.encode(&message, &mut bytes);
+        (name, bytes)
+    };
+    examples().into_iter().map(encode).collect()
 }
 
-fn decode(bytes: &[u8]) -> Result<Message, String> {
+fn decode(decoder: &mut Decoder, bytes: &[u8]) -> Result<Message, String> {
     let (head, body) = bytes.split_at_checked(wire::HEAD).ok_or("short")?;
     let (kind, length) = wire::read_head(head.try_into().unwrap()).map_err(|error| error.to_string())?;
     if length != body.len() || kind == Kind::Frame {
         return Err("not a whole message".to_owned());
     }
-    Message::decode(kind, body).map_err(|error| error.to_string())
+    decoder.decode(kind, body).map_err(|error| error.to_string())
 }
 
 #[test]
-fn messages_are_the_golden_bytes_of_version_1() {
-    let golden = include_str!("golden/wire-1.txt");
+fn messages_are_the_golden_bytes_of_version_2() {
+    let golden = include_str!("golden/wire-2.txt");
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let lines: Vec<String> =
-        examples().iter().map(|(name, message)| format!("{name} {}", hex(&encode(message)))).collect();
+    let lines: Vec<String> = encoded().iter().map(|(name, bytes)| format!("{name} {}", hex(bytes))).collect();
     assert_eq!(golden.lines().collect::<Vec<_>>(), lines, "a change here is a new version of the exchange");
-    for (_, message) in examples() {
-        assert_eq!(decode(&encode(&message)).unwrap(), message);
+    let mut decoder = Decoder::default();
+    for ((_, message), (_, bytes)) in examples().into_iter().zip(encoded()) {
+        assert_eq!(decode(&mut decoder, &bytes).unwrap(), message);
+    }
+}
+
+fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let body = bytes.len() - 4;
+    let crc = crc32fast::hash(&bytes[wire::HEAD..body]);
+    bytes[body..].copy_from_slice(&crc.to_le_bytes());
+    let length = (bytes.len() - wire::HEAD) as u32;
+    bytes[1..wire::HEAD].copy_from_slice(&length.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_hello_of_unknown_versions_tells_them_and_nothing_else() {
+    let hello = encoded().swap_remove(0).1;
+    for (newest, oldest, heard) in
+        [(9, 8, Versions { oldest: 8, newest: 9 }), (1, 0, Versions { oldest: 1, newest: 1 })]
+    {
+        let mut bytes = hello.clone();
+        bytes[wire::HEAD..wire::HEAD + 4].copy_from_slice(&[newest, 0, oldest, 0]);
+        let message = decode(&mut Decoder::default(), &resealed(bytes));
+        let Ok(Message::Hello { versions, .. }) = message else { panic!("it can be refused in words") };
+        assert_eq!(versions, heard);
     }
 }
 
 #[test]
-fn a_hello_of_another_version_tells_its_version_and_nothing_else() {
-    let mut bytes = encode(&examples()[0].1);
+fn a_newer_neighbour_that_still_speaks_this_version_is_understood() {
+    let mut bytes = encoded().swap_remove(0).1;
     bytes[wire::HEAD] = 9;
-    let body = bytes.len() - 4;
-    let crc = crc32fast::hash(&bytes[wire::HEAD..body]);
-    bytes[body..].copy_from_slice(&crc.to_le_bytes());
-    let Ok(Message::Hello { version, .. }) = decode(&bytes) else { panic!("it can be refused in words") };
-    assert_eq!(version, 9);
+    let end = bytes.len() - 4;
+    bytes.splice(end..end, *b"more");
+    let message = decode(&mut Decoder::default(), &resealed(bytes)).unwrap();
+    let Message::Hello { versions, held, witnesses, .. } = message else { panic!("a hello") };
+    assert_eq!(wire::VERSIONS.agreed(versions), Some(wire::VERSIONS.newest));
+    assert_eq!((held.0.len(), witnesses.len()), (2, 1));
+}
+
+#[test]
+fn versions_agree_on_the_newest_that_both_know() {
+    let speaks = |oldest, newest| Versions { oldest, newest };
+    assert_eq!(speaks(2, 4).agreed(speaks(3, 5)), Some(4));
+    assert_eq!(speaks(3, 5).agreed(speaks(2, 4)), Some(4));
+    assert_eq!(speaks(2, 3).agreed(speaks(4, 5)), None);
+    assert_eq!(speaks(4, 5).agreed(speaks(2, 3)), None);
+}
+
+#[test]
+fn what_a_superseded_heartbeat_said_is_said_by_the_next() {
+    let heartbeat = |sequence, held| Message::Heartbeat {
+        actor: ActorId::new("eu", 1),
+        sequence,
+        time: HybridTime(sequence),
+        wall: HybridTime(0),
+        ahead_us: 0,
+        held,
+    };
+    let mut next = heartbeat(2, vector(&[("eu", 1, 2), ("ap", 1, 7)]));
+    next.supersede(heartbeat(1, vector(&[("eu", 1, 1), ("us", 1, 5)])));
+    assert_eq!(next, heartbeat(2, vector(&[("eu", 1, 2), ("ap", 1, 7), ("us", 1, 5)])));
+}
+
+#[test]
+fn a_heartbeat_without_news_takes_forty_bytes() {
+    let mut encoder = Encoder::default();
+    let mut bytes = Vec::new();
+    let (_, hello) = examples().swap_remove(0);
+    encoder.encode(&hello, &mut bytes);
+    bytes.clear();
+    let heartbeat = Message::Heartbeat {
+        actor: ActorId::new("eu-west-1", 0x0123_4567_89ab_cdef),
+        sequence: 1_000_000,
+        time: HybridTime(1_767_225_600_000_000),
+        wall: HybridTime(1_767_225_599_999_000),
+        ahead_us: 0,
+        held: Vector::default(),
+    };
+    encoder.encode(&heartbeat, &mut bytes);
+    assert!(bytes.len() <= 40, "{}", bytes.len());
+}
+
+#[test]
+fn a_number_that_names_nobody_is_refused() {
+    let bytes = encoded().swap_remove(1).1;
+    assert!(decode(&mut Decoder::default(), &bytes).is_err(), "its names stood in the hello");
 }
 
 #[test]
@@ -105,20 +183,26 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
         let _ = Vector::from_bytes(&bytes);
-        for kind in [Kind::Hello, Kind::Heartbeat, Kind::Request, Kind::Refuse] {
+        for kind in [Kind::Hello, Kind::Heartbeat, Kind::Request, Kind::Refuse, Kind::Durable] {
             let mut sealed = bytes.clone();
             sealed.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-            let _ = Message::decode(kind, &sealed);
-            prop_assert!(Message::decode(kind, &bytes).is_err() || bytes.len() >= 4);
+            let mut decoder = Decoder::default();
+            let _ = decoder.decode(kind, &sealed);
+            prop_assert!(decoder.decode(kind, &bytes).is_err() || bytes.len() >= 4);
         }
     }
 
     #[test]
-    fn a_flipped_bit_is_seen(which in 0usize..4, position: prop::sample::Index, bit in 0u8..8) {
-        let message = &examples()[which].1;
-        let mut bytes = encode(message);
-        let at = wire::HEAD + position.index(bytes.len() - wire::HEAD);
-        bytes[at] ^= 1 << bit;
-        prop_assert!(decode(&bytes).is_err());
+    fn a_flipped_bit_is_seen(which in 0usize..5, position: prop::sample::Index, bit in 0u8..8) {
+        let mut decoder = Decoder::default();
+        for (index, (_, mut bytes)) in encoded().into_iter().enumerate() {
+            if index < which {
+                decode(&mut decoder, &bytes).unwrap();
+            } else if index == which {
+                let at = wire::HEAD + position.index(bytes.len() - wire::HEAD);
+                bytes[at] ^= 1 << bit;
+                prop_assert!(decode(&mut decoder, &bytes).is_err());
+            }
+        }
     }
 }

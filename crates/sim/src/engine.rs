@@ -101,7 +101,10 @@ impl SimEngine {
     }
 
     /// Says to peers where this region stands, if it is time.
-    pub(crate) fn heartbeat(&mut self) {
+    pub(crate) fn heartbeat(&mut self, monotonic_ms: u64) {
+        // Whoever was told just before is told at the next timer.
+        self.replica.acknowledge(monotonic_ms, self.core.rows.actors());
+        self.act();
         if !self.replica.heartbeat_due() || self.flush_log().is_err() {
             return;
         }
@@ -163,9 +166,9 @@ impl SimEngine {
                     if request && self.core.is(Plant::LostTailStaysLost) {
                         continue;
                     }
-                    if let Some(link) = self.links.get(&peer) {
+                    if let Some(link) = self.links.get_mut(&peer) {
                         let mut bytes = Vec::new();
-                        message.encode(&mut bytes);
+                        link.encoder.encode(&message, &mut bytes);
                         self.out.push(Out::Bytes { link: link.id, bytes });
                     }
                 }

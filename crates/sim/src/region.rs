@@ -257,7 +257,7 @@ impl World<'_> {
 
     /// What follows every event in a region: the log, the links, the answers, the checks.
     pub(crate) fn end_turn(&mut self, region: usize) {
-        let wall = self.wall(region);
+        let now = self.now(region);
         let Some(process) = &mut self.regions[region].process else { return };
         if let Some(until_us) = process.first_write_us
             && (process.store.engine.replica.all_answered() || self.now_us >= until_us)
@@ -265,11 +265,11 @@ impl World<'_> {
             process.first_write_us = None;
         }
         let engine = &mut process.store.engine;
-        engine.set_wall(wall);
+        engine.set_wall(now.wall);
         if engine.flush_log().is_err() {
             return self.fail_write(region);
         }
-        engine.heartbeat();
+        engine.heartbeat(now.monotonic_ms);
         engine.pump();
         let out = std::mem::take(&mut engine.out);
         self.send(region, out);

@@ -60,7 +60,7 @@ impl Region {
         let Embedded { replica, core, .. } = &mut self.store.engine;
         replica.connected(peer, core);
         let hello = Message::Hello {
-            version: wire::VERSION,
+            versions: wire::VERSIONS,
             planet: PLANET.to_owned(),
             actor: ActorId::new(peer, 1),
             held: Vector::default(),
@@ -80,7 +80,6 @@ impl Region {
             wall: time,
             ahead_us: 0,
             held: Vector::default(),
-            durable: Vector::default(),
         };
         replica.message(peer, heartbeat, core);
     }

@@ -46,7 +46,7 @@ impl Replica for EmbeddedReplica {
     fn deliver(&mut self, bytes: &[u8]) -> bool {
         let Embedded { replica, core, .. } = &mut self.store.engine;
         let hello = Message::Hello {
-            version: wire::VERSION,
+            versions: wire::VERSIONS,
             planet: PLANET.to_owned(),
             actor: ActorId::new(PEER, 1),
             held: Vector::default(),

@@ -13,7 +13,7 @@ use geode_crdt::{
     ActorId, ActorIndex, Actors, Amount, Cancel, Cell, Digest, Frame, FrameBuilder, HybridClock, HybridTime,
     KeyName, Kind, Op, Put, Run, VersionVector, digest,
 };
-use geode_replica::{Action, Host, Message, Now, Replica, Report, wire};
+use geode_replica::{Action, Host, Now, Replica, Report, wire};
 
 pub(crate) const PLANET: &str = "simulated";
 /// When simulations begin, in microseconds.
@@ -82,6 +82,8 @@ pub(crate) struct Node {
 /// One direction of a link.
 #[derive(Debug, Default)]
 struct Pipe {
+    encoder: wire::Encoder,
+    decoder: wire::Decoder,
     queue: VecDeque<Vec<u8>>,
     /// Bytes of frames that were carried, whether or not they arrived.
     entries: u64,
@@ -306,7 +308,8 @@ impl Simulation {
             return;
         }
         for (node, peer) in [(left, right), (right, left)] {
-            self.pipes.get_mut(&(node, peer)).unwrap().queue.clear();
+            let pipe = self.pipes.get_mut(&(node, peer)).unwrap();
+            *pipe = Pipe { entries: pipe.entries, ..Pipe::default() };
             let peer = self.nodes[peer].name.clone();
             self.nodes[node].streams.remove(&peer);
             self.nodes[node].replica.lost(&peer);
@@ -431,6 +434,7 @@ impl Simulation {
             let promise = state.disk.clock.tick(now.wall);
             state.replica.heartbeat(promise, &state.disk.actors);
         }
+        state.replica.acknowledge(now.monotonic_ms, &state.disk.actors);
         self.act(node);
     }
 
@@ -451,8 +455,9 @@ impl Simulation {
         while let Some(action) = self.nodes[node].replica.next_action() {
             match action {
                 Action::Send { peer, message } => {
+                    let pipe = (node, self.index_of(&peer));
                     let mut bytes = Vec::new();
-                    message.encode(&mut bytes);
+                    self.pipes.get_mut(&pipe).unwrap().encoder.encode(&message, &mut bytes);
                     self.put(node, &peer, bytes);
                 }
                 Action::Stream { peer, held } => {
@@ -548,13 +553,11 @@ impl Simulation {
         let (head, body) = bytes.split_at(wire::HEAD);
         let (kind, length) = wire::read_head(head.try_into().unwrap()).unwrap();
         assert_eq!(length, body.len());
-        self.with_passed_checked(to, |state| {
-            if kind == wire::Kind::Frame {
-                state.replica.frame(&peer, body, &mut state.disk);
-            } else {
-                let message = Message::decode(kind, body).unwrap();
-                state.replica.message(&peer, message, &mut state.disk);
-            }
+        let decoder = &mut self.pipes.get_mut(&(from, to)).unwrap().decoder;
+        let message = (kind != wire::Kind::Frame).then(|| decoder.decode(kind, body).unwrap());
+        self.with_passed_checked(to, |state| match message {
+            None => state.replica.frame(&peer, body, &mut state.disk),
+            Some(message) => state.replica.message(&peer, message, &mut state.disk),
         });
     }
 

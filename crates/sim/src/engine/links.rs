@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use geode_crdt::{ActorId, Actors, Frame, frame};
-use geode_replica::{Message, wire};
+use geode_replica::wire;
 
 use super::SimEngine;
 use crate::disk::{Kind, Record};
@@ -20,6 +20,8 @@ pub(crate) enum Out {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) id: u64,
+    pub(super) encoder: wire::Encoder,
+    decoder: wire::Decoder,
     /// The next record of the log that the stream looks at.
     pub(super) tail: Option<usize>,
     /// What the peer held when the stream began, by incarnation.
@@ -30,7 +32,14 @@ pub(super) struct Link {
 impl SimEngine {
     /// A link to a peer is up.
     pub(crate) fn connected(&mut self, peer: &str, id: u64) {
-        let link = Link { id, tail: None, held: BTreeMap::new(), ranges: VecDeque::new() };
+        let link = Link {
+            id,
+            encoder: wire::Encoder::default(),
+            decoder: wire::Decoder::default(),
+            tail: None,
+            held: BTreeMap::new(),
+            ranges: VecDeque::new(),
+        };
         if let Some(old) = self.links.insert(peer.into(), link) {
             self.out.push(Out::Close { link: old.id, reason: "another took its place".into() });
             self.replica.lost(peer);
@@ -69,7 +78,8 @@ impl SimEngine {
             self.passing(|engine| engine.replica.frame(peer, body, &mut engine.core));
             return Ok(shown);
         }
-        let message = Message::decode(kind, body).map_err(|error| error.to_string())?;
+        let link = self.links.get_mut(peer).ok_or("a message on no link")?;
+        let message = link.decoder.decode(kind, body).map_err(|error| error.to_string())?;
         let (message, shown) = self.before_message(message);
         self.passing(|engine| engine.replica.message(peer, message, &mut engine.core));
         Ok(shown)

@@ -102,7 +102,9 @@ impl SimEngine {
                 }
                 if self.core.is(Plant::DeadByGossip) {
                     let actors = self.core.rows.actors_mut();
-                    let (owner, seen) = (actors.intern(actor), held.intern(actors));
+                    let (owner, mut seen) = (actors.intern(actor), held.intern(actors));
+                    let said = self.replica.peers().find(|(peer, ..)| **peer == actor.region);
+                    said.into_iter().for_each(|(.., said)| seen.join(said));
                     self.core.rows.drop_dead(owner, &seen);
                 }
                 format!("a heartbeat at {sequence}")
@@ -111,6 +113,7 @@ impl SimEngine {
                 format!("a request for {from}..={to} of {}", actor.region)
             }
             Message::Refuse { reason } => format!("a refusal: {reason}"),
+            Message::Durable { durable } => format!("an acknowledgement of {:?}", durable.0.values()),
         };
         (message, shown)
     }
