@@ -75,6 +75,13 @@ pub(crate) const INVALID_TOKEN: &str =
 pub(crate) const VECTOR_INSIDE_MULTI: &str =
     "ERR GEODE.VECTOR inside MULTI would miss what the transaction writes; send it after EXEC";
 pub(crate) const COVER_INSIDE_MULTI: &str = "ERR GEODE.WAIT cannot wait inside MULTI; send it before";
+pub(crate) const ONCE_INSIDE_MULTI: &str = "ERR GEODE.ONCE inside MULTI is not supported: the commands beside it would still be executed by every retry";
+pub(crate) const ONCE_ID: &str = "ERR the id of GEODE.ONCE has 1 to 128 bytes";
+pub(crate) const ONCE_OTHER: &str =
+    "ERR another command had this id within the last 10 minutes; each command needs an id of its own";
+pub(crate) const ONCE_REPLY: &str =
+    "ERR the reply is longer than 64 KiB and cannot be kept for a retry; nothing was executed";
+pub(crate) const ONCE_RECORD: &str = "ERR this id was used in a region of a newer release, whose record cannot be read here; nothing was executed";
 pub(crate) const CONFIG_SET: &str =
     "ERR CONFIG SET is not supported: settings stand in planet.toml, the same in every region";
 
@@ -83,6 +90,11 @@ pub(crate) fn clock_ahead(ahead_ms: u64) -> String {
     format!(
         "CLOCK this region's clock is {ahead_ms} ms ahead of the other regions'; set its clock (NTP) and writes go on"
     )
+}
+
+/// A command that GEODE.ONCE does not take.
+pub(crate) fn once_without_write(name: &str) -> String {
+    format!("ERR GEODE.ONCE takes a command that writes keys; send '{name}' without it")
 }
 
 /// A known command with the wrong number of arguments.

@@ -12,8 +12,10 @@ mod effect;
 pub mod engine;
 mod errors;
 mod glob;
+mod once;
 mod position;
 mod random;
+mod recorded;
 pub mod reply;
 mod session;
 mod store;
@@ -29,6 +31,7 @@ pub mod reference;
 
 pub use commands::server::REDIS_VERSION;
 pub use engine::{Engine, Extent, Position, Ticket};
+pub use once::RECORD_PREFIX;
 pub use reply::Reply;
 pub use session::{Flow, Session};
 pub use store::{Conditional, DATABASES, InfoLines, Options, Store};

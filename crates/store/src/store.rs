@@ -232,7 +232,7 @@ impl<E: Engine> Store<E> {
         now
     }
 
-    fn context<'a, R: Reply>(
+    pub(crate) fn context<'a, R: Reply>(
         &'a mut self,
         now: HybridTime,
         database: u8,
@@ -264,6 +264,7 @@ impl<E: Engine> Store<E> {
             Control::Wait => return self.begin_wait(session, arguments, reply),
             Control::Vector => self.reply_vector(reply),
             Control::Cover => return self.begin_cover(session, arguments, reply),
+            Control::Once => self.once(session, arguments, reply)?,
             Control::FlushAll => self.flush(session, 0..DATABASES, arguments, reply)?,
             Control::FlushDatabase => {
                 self.flush(session, session.database..session.database + 1, arguments, reply)?;

@@ -46,7 +46,10 @@ impl<E: Engine> Store<E> {
         arguments: &[&[u8]],
         reply: &mut R,
     ) -> Flow {
-        if let Some(transaction) = &mut session.transaction {
+        if let Some(message) = command.refused_in_transaction() {
+            session.spoil_transaction();
+            reply.error(message);
+        } else if let Some(transaction) = &mut session.transaction {
             transaction.size += arguments::owned_size(arguments);
             if transaction.size > QUEUE_LIMIT {
                 transaction.spoiled = true;
@@ -126,8 +129,6 @@ impl<E: Engine> Store<E> {
             Control::Wait => {
                 self.wait_inside(arguments, reply)?;
             }
-            Control::Vector => return Err(errors::VECTOR_INSIDE_MULTI.into()),
-            Control::Cover => return Err(errors::COVER_INSIDE_MULTI.into()),
             Control::FlushAll | Control::FlushDatabase => {
                 server::check_flush(arguments)?;
                 let databases = flushed(control, session.database);

@@ -185,6 +185,42 @@ fn a_token_that_names_what_exists_nowhere_is_not_waited_for() {
 }
 
 #[test]
+fn a_reply_too_long_to_be_kept_is_refused_before_anything_happens() {
+    let mut store = store(1);
+    let mut session = Session::default();
+    let long = "x".repeat(65 << 10);
+    assert_eq!(answer(&mut store, &mut session, &format!("SET k {long}")), "OK");
+    assert_eq!(
+        answer(&mut store, &mut session, "GEODE.ONCE a GETDEL k"),
+        "!ERR the reply is longer than 64 KiB and cannot be kept for a retry; nothing was executed"
+    );
+    assert_eq!(answer(&mut store, &mut session, "STRLEN k"), (65 << 10).to_string());
+    assert_eq!(answer(&mut store, &mut session, "GEODE.ONCE a DEL k"), "1", "nor was the id taken");
+}
+
+#[test]
+fn records_are_swept_like_all_that_expires() {
+    let mut planet = planet(&["us"]);
+    execute(&mut planet, 0, "GEODE.ONCE a INCR n");
+    let alone = execute(&mut planet, 0, "GET n");
+    planet.replica(0).store().engine.set_sweeper(true);
+    let sweep = |planet: &mut Planet<ReferenceReplica>| {
+        let store = planet.replica(0).store();
+        (0..100)
+            .map(|_| {
+                store.engine.turn();
+                store.sweep(10)
+            })
+            .sum::<usize>()
+    };
+    assert_eq!(sweep(&mut planet), 0);
+    planet.advance(0, 601_000);
+    assert_eq!(execute(&mut planet, 0, "GET n"), alone);
+    assert_eq!(sweep(&mut planet), 1);
+    assert_eq!(execute(&mut planet, 0, "GET n"), alone);
+}
+
+#[test]
 fn a_transaction_larger_than_its_limit_is_aborted() {
     let mut store = store(1);
     let mut session = Session::default();

@@ -15,7 +15,9 @@ mod tests;
 use std::collections::BTreeSet;
 use std::iter;
 
-use geode_crdt::{Actors, CellRef, Deadline, Digest, Dot, HybridTime, KeyName, Kind, digest};
+use geode_crdt::{
+    Actors, CellRef, Deadline, Digest, Dot, HybridTime, KeyName, Kind, SYSTEM_DATABASE, digest,
+};
 use geode_store::{Extent, KeyView, Loaded, View};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -133,9 +135,9 @@ impl Table {
         &self.digest
     }
 
-    /// Keys with live data over all databases.
+    /// Keys with live data over all databases of users.
     pub(crate) fn live_keys(&self) -> u64 {
-        self.live_keys.iter().sum()
+        self.live_keys[..usize::from(SYSTEM_DATABASE)].iter().sum()
     }
 
     /// An estimate of what rows and keys take.

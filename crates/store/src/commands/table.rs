@@ -82,6 +82,16 @@ impl Command {
         )
     }
 
+    /// Why it may not stand in a transaction, if so.
+    pub(crate) const fn refused_in_transaction(&self) -> Option<&'static str> {
+        match self.action {
+            Action::Control(Control::Vector) => Some(errors::VECTOR_INSIDE_MULTI),
+            Action::Control(Control::Cover) => Some(errors::COVER_INSIDE_MULTI),
+            Action::Control(Control::Once) => Some(errors::ONCE_INSIDE_MULTI),
+            _ => None,
+        }
+    }
+
     /// Whether it may write an entry.
     pub(crate) const fn writes(&self) -> bool {
         matches!(self.access, Access::Write)
@@ -114,6 +124,7 @@ pub(crate) enum Control {
     Wait,
     Vector,
     Cover,
+    Once,
     FlushAll,
     FlushDatabase,
     Info,
@@ -239,6 +250,7 @@ commands! {
         Wait            "wait"          3;
         Vector          "geode.vector"  1;
         Cover           "geode.wait"    3;
+        Once            "geode.once"   -3;
         FlushAll        "flushall"     -1;
         FlushDatabase   "flushdb"      -1;
         Info            "info"         -1;

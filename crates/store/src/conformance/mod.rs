@@ -48,6 +48,7 @@ pub const RULES: &[(&str, &str)] = &[
     ("lists", include_str!("rules/lists.txt")),
     ("server", include_str!("rules/server.txt")),
     ("sessions", include_str!("rules/sessions.txt")),
+    ("once", include_str!("rules/once.txt")),
     ("transactions", include_str!("rules/transactions.txt")),
     ("concurrency", include_str!("rules/concurrency.txt")),
     ("traps", include_str!("rules/traps.txt")),
