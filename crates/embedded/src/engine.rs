@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use geode_crdt::frame::Checkpoint;
-use geode_crdt::{ActorId, FrameBuilder, HybridTime, VersionVector};
+use geode_crdt::{ActorId, ActorIndex, FrameBuilder, HybridTime, VersionVector};
 use geode_replica::{Action, Message, Now, Replica, Report};
 use geode_store::{Engine, Extent, Need, Position, Ticket, View};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,10 +66,10 @@ const FRAME_BYTES: usize = 256 << 10;
 /// The embedded engine. One thread owns it.
 pub struct Embedded {
     config: Config,
-    core: Core,
-    replica: Replica,
+    pub(crate) core: Core,
+    pub(crate) replica: Replica,
     identity: Arc<IdentityFile>,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     links: BTreeMap<Arc<str>, Arc<Outbox>>,
     incoming: VecDeque<Incoming>,
     wall: HybridTime,
@@ -92,7 +92,7 @@ impl Embedded {
     /// # Errors
     /// [`OpenError`]
     pub fn open(config: Config) -> Result<(Self, EmbeddedHandle), OpenError> {
-        let opened = recovery::open(&config)?;
+        let mut opened = recovery::open(&config)?;
         let own = opened.rows.own;
         let wall = (config.clock)();
         let beginning = Now { monotonic_ms: 0, wall };
@@ -100,6 +100,13 @@ impl Embedded {
             Replica::new(&config.planet, &config.region, own, &config.peers, opened.held, beginning);
         for (region, time) in &opened.times {
             replica.replayed(region, *time);
+        }
+        if let Some(previous) = opened.previous {
+            let previous = ActorId::new(&config.region, previous);
+            replica.succeeded(opened.rows.table.actors_mut().intern(&previous));
+        }
+        if config.fsync == FsyncMode::Always {
+            replica.claim_only_durable();
         }
         let next = replica.held().get(own) + 1;
         let shared = Arc::new(Shared::new(&config));
@@ -141,6 +148,7 @@ impl Embedded {
         if engine.config.peers.is_empty() {
             engine.first_write = None;
         }
+        engine.remember();
         engine.publish();
         Ok((engine, EmbeddedHandle::new(shared)))
     }
@@ -218,7 +226,19 @@ impl Embedded {
             actor: rows.table.actors().id(rows.own).to_string(),
             conflicts: conflicts.totals().into_iter().map(|(rule, count)| (rule.name(), count)).collect(),
             peers: peers.collect(),
+            closed: self.closed_actors(),
         }
+    }
+
+    /// Whether entries may be written now without waiting for anything.
+    pub(crate) fn may_write(&mut self) -> bool {
+        if self.first_write.is_some_and(|until| self.replica.all_answered() || Instant::now() >= until) {
+            self.first_write = None;
+        }
+        !self.stopped
+            && !self.distrusted
+            && self.first_write.is_none()
+            && self.replica.clock_ahead_ms().is_none()
     }
 
     /// Waits for peers to say whether they hold more of this writer than it remembers.
@@ -275,7 +295,8 @@ impl Embedded {
         self.replica.lost(peer);
     }
 
-    fn act(&mut self) {
+    pub(crate) fn act(&mut self) {
+        self.learn();
         while let Some(action) = self.replica.next_action() {
             match action {
                 Action::Send { peer, message } => {
@@ -313,6 +334,9 @@ impl Embedded {
                         "this region's clock is no longer ahead of the other regions': writes go on"
                     );
                 }
+                Action::Report(Report::BeyondEnd { actor, end, sequence }) => tracing::warn!(
+                    "entry {sequence} of {actor} is discarded: the planet agreed that it ended at {end}"
+                ),
                 Action::Report(Report::Ahead { actor, sequence, ahead_ms }) => tracing::warn!(
                     "entry {sequence} of {actor} is {ahead_ms} ms ahead of this machine's clock and is held back until \
                      it is not; check the clocks of both"
@@ -322,7 +346,7 @@ impl Embedded {
     }
 
     /// Where the stream to a peer begins that holds `held` of this region's actors.
-    fn stream(&self, held: &[(geode_crdt::ActorIndex, u64)]) -> Stream {
+    fn stream(&self, held: &[(ActorIndex, u64)]) -> Stream {
         let actors = self.core.rows.table.actors();
         let own =
             self.replica.held().iter().filter(|(actor, _)| *actors.id(*actor).region == *self.config.region);
@@ -348,6 +372,7 @@ impl Embedded {
         self.replica.timer(Now { monotonic_ms, wall: (self.config.clock)() }, &mut self.core);
         self.shared.show_clock(self.replica.clock_ahead_ms());
         self.act();
+        self.tell();
     }
 
     /// Goes on under a new actor, after everything that was written under the old one.
@@ -545,6 +570,10 @@ impl Engine for Embedded {
 
     fn held(&self) -> &VersionVector {
         self.replica.held()
+    }
+
+    fn end_of(&self, actor: ActorIndex) -> Option<u64> {
+        self.replica.end_of(actor)
     }
 
     fn acknowledged(&self, sequence: u64) -> usize {

@@ -48,6 +48,17 @@ pub struct Stats {
     pub conflicts: Vec<(&'static str, u64)>,
     /// The other regions.
     pub peers: Vec<PeerStats>,
+    /// The actors that will write no more.
+    pub closed: Vec<ClosedActor>,
+}
+
+/// An actor that will write no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedActor {
+    /// Who.
+    pub actor: ActorId,
+    /// Its last entry, 0 if there is none; `None` while the regions have not agreed on it.
+    pub end: Option<u64>,
 }
 
 /// How one other region stands.
@@ -75,6 +86,8 @@ pub(crate) struct Shared {
     peers: Vec<String>,
     /// The held vector, by actor index. Sequences only grow.
     held: RwLock<Vec<(ActorId, AtomicU64)>>,
+    /// Where actors end that will write no more.
+    ends: RwLock<BTreeMap<ActorId, u64>>,
     /// How many wait for the vector to grow, and what wakes them.
     waiting: AtomicUsize,
     grew: Notify,
@@ -95,6 +108,7 @@ impl Shared {
             inbox: Arc::default(),
             peers: config.peers.clone(),
             held: RwLock::default(),
+            ends: RwLock::default(),
             waiting: AtomicUsize::new(0),
             grew: Notify::new(),
             peers_hold: Mutex::default(),
@@ -192,6 +206,17 @@ impl Shared {
         lock(&self.peers_hold).remove(peer);
     }
 
+    pub(crate) fn show_ends(&self, ends: BTreeMap<ActorId, u64>) {
+        *self.ends.write().unwrap_or_else(PoisonError::into_inner) = ends;
+        self.notify();
+    }
+
+    /// Whether a part of the vector is held by nobody and never will be.
+    fn is_lost(&self, vector: &Vector) -> bool {
+        let ends = read(&self.ends);
+        vector.0.iter().any(|(actor, wanted)| ends.get(actor).is_some_and(|end| wanted > end))
+    }
+
     fn covers(&self, vector: &Vector) -> bool {
         let held = read(&self.held);
         vector.0.iter().all(|(actor, wanted)| {
@@ -256,7 +281,8 @@ impl EmbeddedHandle {
         Some(self.shared.clock_ahead_ms.load(Ordering::Relaxed)).filter(|ahead_ms| *ahead_ms > 0)
     }
 
-    /// Waits until everything in `vector` is delivered here, at most for `patience`. Returns whether it is.
+    /// Waits until everything in `vector` is delivered here, at most for `patience`, and not for what is lost for good.
+    /// Returns whether it is.
     pub async fn wait_for(&self, vector: &Vector, patience: Duration) -> bool {
         if self.shared.covers(vector) {
             return true;
@@ -269,12 +295,15 @@ impl EmbeddedHandle {
                 tokio::pin!(grew);
                 grew.as_mut().enable();
                 if self.shared.covers(vector) {
-                    return;
+                    return true;
+                }
+                if self.shared.is_lost(vector) {
+                    return false;
                 }
                 grew.await;
             }
         };
-        tokio::time::timeout(patience, covered).await.is_ok()
+        tokio::time::timeout(patience, covered).await.unwrap_or(false)
     }
 
     /// The connected regions that have said to hold everything in `vector`, by name.

@@ -25,6 +25,8 @@ pub(crate) struct Opened {
     pub(crate) rows: Rows,
     pub(crate) log: Log,
     pub(crate) held: VersionVector,
+    /// The incarnation of the last process, of which the log may hold nothing.
+    pub(crate) previous: Option<u64>,
     /// The greatest time delivered of each region.
     pub(crate) times: Vec<(Arc<str>, HybridTime)>,
     /// Whether this start took a new incarnation.
@@ -99,7 +101,7 @@ impl<'c> Replay<'c> {
         // A name for the time before the first incarnation; it writes nothing and appears nowhere.
         let own = table.actors_mut().intern(&ActorId::new(&config.region, 0));
         let clock = HybridClock::default();
-        let rows = Rows { table, clock, own, changed: BTreeSet::new() };
+        let rows = Rows { table, clock, own, changed: BTreeSet::new(), facts: Vec::new() };
         Ok(Self {
             config,
             place,
@@ -308,6 +310,8 @@ fn finish(
         (None, ..) => Err("nothing proves that its log is whole"),
         (Some(identity), Some(incarnation), _) => identity.proves(incarnation, &files, position),
     };
+    let last = identity.as_ref().map(|identity| identity.incarnation.clone());
+    let last = last.and_then(|last| u64::from_str_radix(&last, 16).ok());
     // What was lost on the way may have had later times than the last heartbeat. The kernel keeps what it was given, and
     // after a failure it was given the clock; otherwise only what was reserved is known to lie above.
     let same_boot = identity.as_ref().is_some_and(Identity::is_of_this_boot);
@@ -361,7 +365,8 @@ fn finish(
     identity.write(&config.data, true).map_err(OpenError::io(&config.data))?;
     let identity = Arc::new(IdentityFile::new(&config.data, identity));
     let times = times.into_iter().collect();
-    Ok(Opened { lock, identity, rows, log, held, times, fresh })
+    let previous = last.filter(|last| *last != incarnation);
+    Ok(Opened { lock, identity, rows, log, held, previous, times, fresh })
 }
 
 /// Cuts the log at `position` and opens its last segment for appending; makes the first one if there is none.

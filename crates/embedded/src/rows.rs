@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use geode_crdt::{ActorIndex, Frame, HybridClock, HybridTime, VersionVector};
+use geode_crdt::{ActorIndex, Frame, HybridClock, HybridTime, SYSTEM_DATABASE, VersionVector};
+use geode_replica::Fact;
 
+use crate::life::fact_of;
 use crate::table::{Origin, Table, Trace};
 
 /// The state of a replica.
@@ -15,6 +17,8 @@ pub(crate) struct Rows {
     pub(crate) own: ActorIndex,
     /// Actors of which entries were delivered since the last own entry.
     pub(crate) changed: BTreeSet<ActorIndex>,
+    /// What was delivered of the life of regions and actors, and not yet told to the replica.
+    pub(crate) facts: Vec<(Fact, HybridTime)>,
 }
 
 impl Rows {
@@ -33,6 +37,9 @@ impl Rows {
             let mut trace = Trace::Clean;
             // The frame was checked as a whole, so no operation is an error.
             for op in entry.ops().flatten() {
+                if op.key().database == SYSTEM_DATABASE {
+                    self.facts.extend(fact_of(&op).map(|fact| (fact, entry.time)));
+                }
                 if self.table.apply(&op, origin) == Trace::Suspect {
                     trace = Trace::Suspect;
                 }

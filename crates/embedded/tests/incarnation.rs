@@ -107,3 +107,34 @@ async fn wait_counts_no_region_that_is_away_after_a_start_under_a_new_incarnatio
     assert_eq!(us.run("WAIT 1 0"), "1");
     assert_eq!(eu.run("GET k"), us.run("GET k"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_regions_agree_where_an_actor_ended_whose_disk_was_lost() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let start = |region: &str, peer: &str| Node::start(&network, &data.path().join(region), region, &[peer]);
+    let (eu, us) = (start(EU, US), start(US, EU));
+    us.run("SADD drinks tea");
+    eu.reaches(&us.vector()).await;
+    network.cut(EU, US);
+    us.run("SADD drinks coffee");
+    us.vanish(&network, US);
+    fs::remove_dir_all(data.path().join(US)).unwrap();
+    network.heal(EU, US);
+    let us = start(US, EU);
+    us.run("SADD drinks milk");
+    assert_equal(&[&eu, &us]).await;
+    assert_eq!((eu.run("SCARD drinks"), us.run("SCARD drinks")), ("2".into(), "2".into()), "tea and milk");
+    for node in [&eu, &us] {
+        let ended = async || {
+            let closed = node.stats().await.closed;
+            closed.len() == 1 && &*closed[0].actor.region == US && closed[0].end == Some(1)
+        };
+        eventually("the end is agreed", ended).await;
+    }
+    // What was agreed outlives a restart.
+    eu.vanish(&network, EU);
+    let eu = start(EU, US);
+    assert_equal(&[&eu, &us]).await;
+    let same = async || eu.stats().await.closed == us.stats().await.closed;
+    eventually("it is known again", same).await;
+}

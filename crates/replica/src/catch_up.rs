@@ -78,6 +78,7 @@ impl Replica {
     fn missing(&self) -> BTreeMap<ActorIndex, u64> {
         let mut missing = BTreeMap::new();
         let mut note = |actor, sequence: u64| {
+            let sequence = self.ends.clamp(actor, sequence);
             if sequence > self.held.get(actor) && !self.pending.has_next(actor, self.held.get(actor) + 1) {
                 let most = missing.entry(actor).or_insert(sequence);
                 *most = sequence.max(*most);

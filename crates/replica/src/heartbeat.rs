@@ -18,6 +18,7 @@ const HEARTBEAT_MS: u64 = 100;
 /// The shortest time between two acknowledgements to one peer. The first one leaves at once; where every fsync would bring
 /// another, they are said together, for less than the shortest round trip between two regions.
 const ACKNOWLEDGE_MS: u64 = 2;
+
 impl Replica {
     /// Whether it is time for a heartbeat.
     pub fn heartbeat_due(&self) -> bool {
@@ -29,11 +30,14 @@ impl Replica {
     /// Entries up to now must be logged already.
     pub fn heartbeat(&mut self, promise: HybridTime, actors: &Actors) {
         self.heartbeat_at_ms = self.now.monotonic_ms;
+        // What is left of an actor that others do not know to be closed is not bound by anything.
+        let promise = if self.owes_close(actors) { HybridTime(0) } else { promise };
         for index in 0..self.peers.len() {
             if !self.peers[index].is_up() {
                 continue;
             }
-            let held = news(&self.held, &mut self.peers[index].told_held, actors, |_| true);
+            let claimed = if self.claims_only_durable { &self.durable } else { &self.held };
+            let held = news(claimed, &mut self.peers[index].told_held, actors, |_| true);
             let message = Message::Heartbeat {
                 actor: actors.id(self.own).clone(),
                 sequence: self.held.get(self.own),

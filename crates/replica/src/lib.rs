@@ -11,7 +11,10 @@
 
 mod catch_up;
 mod drift;
+mod ends;
+pub mod facts;
 mod heartbeat;
+mod life;
 mod names;
 mod peer;
 mod pending;
@@ -19,6 +22,8 @@ mod replica;
 mod vector;
 pub mod wire;
 
+pub use facts::Fact;
+pub use life::Coverage;
 pub use replica::{Action, Host, Now, PENDING_BYTES, Replica, Report};
 pub use vector::Vector;
 pub use wire::Message;

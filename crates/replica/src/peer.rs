@@ -18,6 +18,8 @@ pub(crate) enum Link {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) region: Arc<str>,
+    /// Whether it belongs to the planet no longer.
+    pub(crate) evicted: bool,
     pub(crate) link: Link,
     /// When it last stopped being up, or when this process began; of no meaning while it is up.
     pub(crate) away_since_ms: u64,
@@ -45,6 +47,7 @@ impl Peer {
     pub(crate) fn new(region: &str, since_ms: u64) -> Self {
         Self {
             region: region.into(),
+            evicted: false,
             link: Link::Down,
             away_since_ms: since_ms,
             answered: false,

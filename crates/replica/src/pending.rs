@@ -13,6 +13,8 @@ pub(crate) enum Blocked {
     Entry(ActorIndex, u64),
     /// A clock: the entry is too far in the future.
     Clock(HybridTime),
+    /// A member that holds this entry of a closed actor.
+    Holder,
 }
 
 /// A frame of which some entries are not delivered.
@@ -23,6 +25,15 @@ pub(crate) struct Waiting {
     /// Whose link brought it; it counts against that peer's bound.
     pub(crate) peer: usize,
     pub(crate) blocked: Blocked,
+}
+
+/// How much of an actor's stream may be held.
+pub(crate) trait Limits {
+    /// What nobody will ever hold more of; the greatest number if that is not known.
+    fn ceiling(&self, actor: ActorIndex) -> u64;
+
+    /// How far entries may be delivered now.
+    fn allowed(&self, actor: ActorIndex) -> u64;
 }
 
 /// Frames by actor and first sequence.
@@ -54,14 +65,19 @@ impl Pending {
         &mut self,
         held: &VersionVector,
         latest: HybridTime,
+        limits: &impl Limits,
     ) -> Option<(ActorIndex, Waiting)> {
         let is_ready = |actor: ActorIndex, first: u64, frame: &Waiting| {
             frame.last <= held.get(actor)
+                || first > limits.ceiling(actor)
                 || first <= held.get(actor) + 1
                     && match frame.blocked {
                         Blocked::Gap => true,
-                        Blocked::Entry(other, sequence) => held.get(other) >= sequence,
+                        Blocked::Entry(other, sequence) => {
+                            held.get(other) >= sequence.min(limits.ceiling(other))
+                        }
                         Blocked::Clock(time) => time <= latest,
+                        Blocked::Holder => limits.allowed(actor) > held.get(actor),
                     }
         };
         let first_of = |(actor, frames): (&ActorIndex, &BTreeMap<u64, Waiting>)| {

@@ -1,12 +1,14 @@
 //! The state machine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use geode_crdt::{ActorId, ActorIndex, Actors, Frame, HybridTime, VersionVector};
 
 use crate::catch_up::CatchUp;
 use crate::drift::OwnClock;
+use crate::ends::Ends;
+use crate::life::Allowance;
 use crate::peer::{Link, Peer};
 use crate::pending::{Blocked, Pending, Waiting};
 use crate::vector::Vector;
@@ -105,6 +107,15 @@ pub enum Report {
         /// How far ahead, in milliseconds.
         ahead_ms: u64,
     },
+    /// An entry came from beyond the end of its actor: whoever held it is no member any more. It is discarded.
+    BeyondEnd {
+        /// Whose.
+        actor: ActorId,
+        /// Where it ended.
+        end: u64,
+        /// The entry.
+        sequence: u64,
+    },
     /// This region's own clock is so far ahead that it may not write, or no longer is.
     OwnClock {
         /// How far ahead of the other regions', in milliseconds; `None` if writes go on.
@@ -123,6 +134,11 @@ pub struct Replica {
     pub(crate) peers: Vec<Peer>,
     pub(crate) pending: Pending,
     pub(crate) catch_up: CatchUp,
+    pub(crate) ends: Ends,
+    /// Earlier actors of this region of which nothing may be left.
+    pub(crate) predecessors: BTreeSet<ActorIndex>,
+    /// The ends beyond which entries were discarded, so that it is said once.
+    pub(crate) reported_beyond: BTreeSet<ActorIndex>,
     /// By region: every entry of it below this time is delivered.
     passed: BTreeMap<Arc<str>, HybridTime>,
     pub(crate) now: Now,
@@ -131,6 +147,7 @@ pub struct Replica {
     pub(crate) reported_ahead: BTreeMap<ActorIndex, u64>,
     pub(crate) own_clock: OwnClock,
     renewing: bool,
+    pub(crate) claims_only_durable: bool,
     /// Whether the current actor began in this process, since a peer knew more of its predecessor.
     renewed: bool,
     pub(crate) actions: VecDeque<Action>,
@@ -149,6 +166,8 @@ impl Replica {
         let since_ms = now.monotonic_ms;
         let mut peers: Vec<Peer> = peers.iter().map(|peer| Peer::new(peer, since_ms)).collect();
         peers.sort_by(|left, right| left.region.cmp(&right.region));
+        let regions = peers.iter().map(|peer| Arc::clone(&peer.region));
+        let ends = Ends::new(regions.chain([region.into()]));
         Self {
             planet: planet.to_owned(),
             region: region.into(),
@@ -158,6 +177,9 @@ impl Replica {
             peers,
             pending: Pending::default(),
             catch_up: CatchUp::default(),
+            ends,
+            predecessors: BTreeSet::new(),
+            reported_beyond: BTreeSet::new(),
             passed: BTreeMap::new(),
             now,
             heartbeat_at_ms: since_ms,
@@ -165,6 +187,7 @@ impl Replica {
             reported_ahead: BTreeMap::new(),
             own_clock: OwnClock::default(),
             renewing: false,
+            claims_only_durable: false,
             renewed: false,
             actions: VecDeque::new(),
         }
@@ -193,12 +216,12 @@ impl Replica {
             let earlier = || self.held.iter().filter(|(actor, _)| *actor != self.own && of_region(*actor));
             let has_all =
                 |peer: &Peer| peer.answered && earlier().all(|(actor, held)| peer.durable.get(actor) >= held);
-            return self.peers.iter().filter(|peer| has_all(peer)).count();
+            return self.members().filter(|peer| has_all(peer)).count();
         }
         // What peers say of an actor that lost its place may be about other entries than those written here. The first
         // entry of the new one depends on everything that was held.
         let sequence = sequence.max(1);
-        self.peers.iter().filter(|peer| peer.durable.get(self.own) >= sequence).count()
+        self.members().filter(|peer| peer.durable.get(self.own) >= sequence).count()
     }
 
     /// What a peer said to hold, and whether its link is up; in the order of names.
@@ -213,17 +236,18 @@ impl Replica {
 
     /// Whether every peer has said since the start what it holds of this writer.
     pub fn all_answered(&self) -> bool {
-        self.peers.iter().all(|peer| peer.answered)
+        self.members().all(|peer| peer.answered)
     }
 
     /// Whether this is the region that sweeps: the first by name of those that can be reached.
     pub fn is_sweeper(&self) -> bool {
-        self.peers.iter().all(|peer| !peer.is_up() || peer.region > self.region)
+        self.is_member() && self.members().all(|peer| !peer.is_up() || peer.region > self.region)
     }
 
     /// Up to when every other region's entries are delivered. Nothing with a lesser time can arrive any more.
     pub fn passed(&self) -> HybridTime {
-        self.passed_by(|_| true)
+        // What somebody may still hold of an earlier incarnation is not bound by what came later.
+        if self.ends.has_open() { HybridTime(0) } else { self.passed_by(|_| true) }
     }
 
     /// The same without the regions that have been away for a minute: what they wrote may still arrive. Never less than
@@ -231,8 +255,8 @@ impl Replica {
     /// is cut off from most of the others cannot call them away. Otherwise it would, once it is back, take from them
     /// the keys that they kept alive meanwhile.
     pub fn passed_without_away(&self) -> HybridTime {
-        let in_touch = 1 + self.peers.iter().filter(|peer| peer.is_up()).count();
-        let is_most = 2 * in_touch > self.peers.len();
+        let in_touch = 1 + self.members().filter(|peer| peer.is_up()).count();
+        let is_most = 2 * in_touch > self.members().count();
         let now_ms = self.now.monotonic_ms;
         if !is_most {
             return self.passed();
@@ -241,16 +265,30 @@ impl Replica {
     }
 
     fn passed_by(&self, counts: impl Fn(&Peer) -> bool) -> HybridTime {
-        let peers = || self.peers.iter().filter(|peer| counts(peer));
+        let peers = || self.members().filter(|peer| counts(peer));
         let current = |actor| peers().any(|peer| peer.actor == Some(actor));
         // A lost tail of an earlier incarnation may still be fetched; its times are not bound by what came later. The
         // same goes for what others have of a region that does not count.
         let outstanding = peers().flat_map(|peer| peer.held.iter());
-        if outstanding.into_iter().any(|(actor, held)| !current(actor) && held > self.held.get(actor)) {
+        if outstanding
+            .into_iter()
+            .any(|(actor, held)| !current(actor) && self.ends.clamp(actor, held) > self.held.get(actor))
+        {
             return HybridTime(0);
         }
         let passed = |peer: &Peer| self.passed.get(&peer.region).copied().unwrap_or_default();
         peers().map(passed).min().unwrap_or(HybridTime(u64::MAX))
+    }
+
+    /// From now on others hear only of what is on disk here. For a region that keeps its incarnation through a crash which
+    /// takes what is not: nobody may build on that.
+    pub fn claim_only_durable(&mut self) {
+        self.claims_only_durable = true;
+    }
+
+    /// What others are told to be held here.
+    pub(crate) fn claimed(&self) -> &VersionVector {
+        if self.claims_only_durable { &self.durable } else { &self.held }
     }
 
     /// An own entry is in the log.
@@ -273,6 +311,7 @@ impl Replica {
 
     /// From now on this region writes as `own`, an actor that nobody has seen.
     pub fn begin_incarnation(&mut self, own: ActorIndex) {
+        self.predecessors.insert(self.own);
         self.own = own;
         self.renewing = false;
         self.renewed = true;
@@ -281,9 +320,11 @@ impl Replica {
     /// A connection to `peer` is there; messages can be sent.
     pub fn connected(&mut self, peer: &str, host: &mut impl Host) {
         let Some(index) = self.index_of(peer) else { return };
+        let claimed = self.claimed().clone();
+        let claims = Vector::of(&claimed, host.actors());
         let peer_state = &mut self.peers[index];
         peer_state.link = Link::Greeting;
-        peer_state.told_held = self.held.clone();
+        peer_state.told_held = claimed;
         let held = Vector::of(&self.held, host.actors());
         let of_peer = held.0.iter().filter(|(actor, _)| &*actor.region == peer);
         let mut witnesses = Vec::new();
@@ -295,7 +336,7 @@ impl Replica {
         }
         let actor = host.actors().id(self.own).clone();
         let planet = self.planet.clone();
-        self.send(index, Message::Hello { versions: wire::VERSIONS, planet, actor, held, witnesses });
+        self.send(index, Message::Hello { versions: wire::VERSIONS, planet, actor, held: claims, witnesses });
     }
 
     /// The connection to `peer` is gone.
@@ -384,7 +425,7 @@ impl Replica {
     }
 
     pub(crate) fn index_of(&self, region: &str) -> Option<usize> {
-        self.peers.binary_search_by(|peer| (*peer.region).cmp(region)).ok()
+        self.peers.iter().position(|peer| *peer.region == *region)
     }
 
     pub(crate) fn send(&mut self, index: usize, message: Message) {
@@ -408,6 +449,8 @@ impl Replica {
         } else if planet != self.planet {
             let ours = &self.planet;
             Some(format!("it belongs to planet \"{planet}\", this region to \"{ours}\": check planet.toml"))
+        } else if peer.evicted {
+            Some(format!("it was evicted from planet \"{planet}\": let it rejoin as new"))
         } else if actor.region != peer.region {
             Some(format!("it says it is region {}, not {}: check link addresses", actor.region, peer.region))
         } else {
@@ -415,7 +458,7 @@ impl Replica {
         }
     }
 
-    fn refuse(&mut self, index: usize, reason: String) {
+    pub(crate) fn refuse(&mut self, index: usize, reason: String) {
         let peer = Arc::clone(&self.peers[index].region);
         self.send(index, Message::Refuse { reason: reason.clone() });
         self.actions.push_back(Action::Report(Report::Refused { peer, reason: reason.clone() }));
@@ -485,6 +528,10 @@ impl Replica {
         if writer == self.own {
             self.renew(format!("{} sent entry {last} of this region", self.peers[index].region));
         }
+        if next > self.ends.ceiling(writer).unwrap_or(u64::MAX) {
+            self.report_beyond(writer, last, host.actors());
+            return false;
+        }
         if frame.first_sequence() > next {
             self.keep(index, frame, Blocked::Gap);
             return false;
@@ -508,14 +555,20 @@ impl Replica {
         next: u64,
         actors: &Actors,
     ) -> (u64, Option<HybridTime>, Option<Blocked>) {
-        let latest = self.latest();
+        let (latest, allowed) = (self.latest(), self.allowed(frame.writer()));
         let (mut upto, mut time) = (next - 1, None);
         for entry in frame.entries().skip_while(|entry| entry.sequence < next) {
+            if entry.sequence > allowed {
+                return (upto, time, Some(Blocked::Holder));
+            }
             if entry.time > latest {
                 self.report_ahead(actors, frame.writer(), entry.sequence, entry.time);
                 return (upto, time, Some(Blocked::Clock(entry.time)));
             }
-            let missing = |(actor, sequence): &(ActorIndex, u64)| *sequence > self.held.get(*actor);
+            let missing = |(actor, sequence): &(ActorIndex, u64)| {
+                let held = self.held.get(*actor);
+                *sequence > held && self.ends.clamp(*actor, *sequence) > held
+            };
             if let Some((actor, sequence)) = entry.changed().find(missing) {
                 if actor == self.own {
                     self.renew(format!("an entry depends on entry {sequence} of this region"));
@@ -539,9 +592,11 @@ impl Replica {
     }
 
     /// Delivers everything kept that has become deliverable, until nothing more follows.
-    fn drain(&mut self, host: &mut impl Host) {
+    pub(crate) fn drain(&mut self, host: &mut impl Host) {
         while !self.pending.is_empty() {
-            let Some((_, waiting)) = self.pending.take_ready(&self.held, self.latest()) else { break };
+            let limits = Allowance { ends: &self.ends, peers: &self.peers };
+            let ready = self.pending.take_ready(&self.held, self.latest(), &limits);
+            let Some((_, waiting)) = ready else { break };
             // It was parsed when it came; the bytes are the same.
             if let Ok(frame) = Frame::parse(&waiting.bytes, host.actors()) {
                 self.offer(waiting.peer, &frame, host);

@@ -142,6 +142,9 @@ impl World<'_> {
                 return Some(format!("{name} is not linked to everybody"));
             }
             let vector = self.vector(region);
+            if engine.replica.has_open_ends() {
+                return Some(format!("{name} does not know where an actor ended"));
+            }
             if vector != first {
                 let (this, other) = (&vector.0, &first.0);
                 return Some(format!("{name} holds {this:?} and {} holds {other:?}", self.names[0]));

@@ -91,6 +91,8 @@ pub(crate) struct Disk {
     said_on_disk: Slot,
     reserved: Slot,
     identity: Option<Identity>,
+    /// The incarnation of the last process, though the log may have lost it.
+    previous: Option<u64>,
     boot: u64,
     /// Takes no more bytes.
     pub(crate) is_full: bool,
@@ -107,6 +109,7 @@ impl Disk {
             said_on_disk: nothing,
             reserved: nothing,
             identity: None,
+            previous: None,
             boot: 1,
             is_full: false,
         }
@@ -135,6 +138,11 @@ impl Disk {
         if self.append(records).is_ok() {
             self.ending = Ending::CutShort;
         }
+    }
+
+    /// The incarnation of the last process that started here.
+    pub(crate) fn previous(&self) -> Option<u64> {
+        self.previous.filter(|incarnation| *incarnation != 0)
     }
 
     pub(crate) fn reserved(&self) -> HybridTime {
@@ -242,6 +250,7 @@ impl Disk {
         if position < known_synced {
             return Err(format!("the log ends at {position}, but was on disk up to {known_synced}"));
         }
+        self.previous = self.identity.as_ref().map(|identity| identity.incarnation);
         let mut verdict = self.judge(position, clean_stop);
         if plant == Some(Plant::ReusedIncarnation)
             && let Some(previous) = self.last_incarnation()

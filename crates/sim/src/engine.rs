@@ -15,7 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 use geode_crdt::frame::Checkpoint;
-use geode_crdt::{ActorId, FrameBuilder, HybridTime, Op, VersionVector};
+use geode_crdt::{ActorId, ActorIndex, FrameBuilder, HybridTime, Op, VersionVector};
 use geode_replica::{Action, Message, Now, Replica, Report};
 use geode_store::reference::Rows;
 use geode_store::{Engine, Extent, Need, Position, Ticket, View};
@@ -158,7 +158,8 @@ impl SimEngine {
         flushed
     }
 
-    fn act(&mut self) {
+    pub(crate) fn act(&mut self) {
+        self.learn();
         while let Some(action) = self.replica.next_action() {
             match action {
                 Action::Send { peer, message } => {
@@ -198,6 +199,10 @@ impl SimEngine {
                 }
                 Action::Report(Report::OwnClock { ahead_ms }) => {
                     self.core.notes.push(Note::Report(format!("its clock is ahead by {ahead_ms:?} ms")));
+                }
+                Action::Report(Report::BeyondEnd { actor, end, sequence }) => {
+                    let line = format!("entry {sequence} of {actor} is beyond its end {end}");
+                    self.core.notes.push(Note::Report(line));
                 }
                 Action::Report(Report::Ahead { actor, sequence, ahead_ms }) => {
                     let line = format!("entry {sequence} of {actor} is {ahead_ms} ms ahead");
@@ -312,6 +317,10 @@ impl Engine for SimEngine {
 
     fn held(&self) -> &VersionVector {
         self.replica.held()
+    }
+
+    fn end_of(&self, actor: ActorIndex) -> Option<u64> {
+        self.replica.end_of(actor)
     }
 
     fn acknowledged(&self, sequence: u64) -> usize {

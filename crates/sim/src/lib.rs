@@ -7,7 +7,7 @@
 //! the faults, the rules, and the mistakes planted to see that the rules find them.
 //!
 //! **Not modelled** (yet): regions added, evicted or re-joined; snapshots and retention; restored backups (a volume that
-//! was set back is); the end of an actor; homes, leases and bounded counters; checkpoints and rows that are not in
+//! was set back is); homes, leases and bounded counters; checkpoints and rows that are not in
 //! memory; segments of the log; a fault of the disk below what was synced; bandwidth; the door and its waits but for
 //! session tokens; blocking commands. The rows are those of the reference engine, not the packed table of
 //! `crates/embedded`; the decisions of its recovery (where a log is cut, whether an incarnation is proven) and the floor
@@ -21,6 +21,7 @@ mod cost;
 mod disk;
 mod engine;
 mod fault;
+mod life;
 mod network;
 mod plan;
 mod plant;

@@ -56,6 +56,7 @@ plants! {
     LostTailStaysLost, "lost-tail-stays-lost", "nothing is asked for elsewhere";
     ArrivalOrder, "arrival-order", "a value that arrives later replaces what it did not know";
     SilentCut, "silent-cut", "a log damaged in its unsynced tail is cut and the incarnation goes on";
+    EndWithoutMember, "end-without-member", "where an actor ends is agreed without a member that was not heard";
     IgnoredToken, "ignored-token", "a region serves a session without having what the session saw";
 }
 

@@ -306,6 +306,7 @@ impl<'t> World<'t> {
             process.store.engine.timer(now);
         }
         self.close_silent_links(region);
+        self.tell(region);
         self.take_notes(region);
         if (self.now_us / TICK_US).is_multiple_of(10) {
             self.sweep(region);

@@ -64,7 +64,8 @@ impl Replica {
         let ids = (0..3).map(|step| ActorId::new(["ap", "eu", "us"][(index + step) % 3], 1));
         let actors: Vec<ActorIndex> = ids.map(|id| table.actors_mut().intern(&id)).collect();
         let own = actors[0];
-        let rows = Rows { table, clock: HybridClock::default(), own, changed: BTreeSet::new() };
+        let rows =
+            Rows { table, clock: HybridClock::default(), own, changed: BTreeSet::new(), facts: Vec::new() };
         Self {
             rows,
             held: VersionVector::default(),

@@ -6,12 +6,13 @@ use geode_crdt::frame;
 use geode_crdt::{
     ActorId, ActorIndex, Actors, Frame, FrameBuilder, HybridClock, HybridTime, Op, VersionVector,
 };
-use geode_replica::Host;
+use geode_replica::{Fact, Host};
 use geode_store::View;
 use geode_store::reference::Rows;
 
 use super::Note;
 use crate::disk::{Disk, Kind, Record};
+use crate::life::fact_of;
 use crate::plant::Plant;
 
 /// What an entry passes through.
@@ -27,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) disk: Disk,
     pub(crate) notes: Vec<Note>,
     pub(super) passed: HybridTime,
+    /// What was learned of the life of regions and actors, and not yet told to the replica.
+    pub(crate) facts: Vec<(Fact, HybridTime)>,
     pub(super) plant: Option<Plant>,
     /// The second half of a transaction that was cut.
     pub(super) rest: Option<(Vec<u8>, u64)>,
@@ -49,13 +52,14 @@ impl Core {
             disk,
             notes: Vec::new(),
             passed: HybridTime(0),
+            facts: Vec::new(),
             plant,
             rest: None,
             unsynced: VecDeque::new(),
         }
     }
 
-    pub(super) fn is(&self, plant: Plant) -> bool {
+    pub(crate) fn is(&self, plant: Plant) -> bool {
         self.plant == Some(plant)
     }
 
@@ -129,6 +133,7 @@ impl Core {
 
     pub(super) fn apply(&mut self, ops: &[Op<'_>], time: HybridTime, by: (ActorIndex, u64)) {
         for op in ops {
+            self.facts.extend(fact_of(op).map(|fact| (fact, time)));
             match self.plant {
                 None => self.rows.apply(op, time, by),
                 Some(plant) => self.apply_planted(plant, op, ops, time, by),

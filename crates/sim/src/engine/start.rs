@@ -53,6 +53,15 @@ impl SimEngine {
         for (region, time) in times {
             replica.replayed(&region, time);
         }
+        if let Some(previous) = core.disk.previous() {
+            let previous = core.rows.actors_mut().intern(&ActorId::new(name, previous));
+            if previous != own {
+                replica.succeeded(previous);
+            }
+        }
+        if *fsync == Fsync::Always {
+            replica.claim_only_durable();
+        }
         let next = replica.held().get(own) + 1;
         core.builder = FrameBuilder::new(own, next);
         let mut engine = Self {
@@ -74,6 +83,7 @@ impl SimEngine {
             failed: false,
             incarnations: *seed,
         };
+        engine.learn();
         let silent = engine.cut_silently(&verdict);
         let fresh = verdict.is_err() && !silent;
         if let (Err(reason), false) = (verdict, silent) {

@@ -1,0 +1,101 @@
+//! What regions tell each other about their own life: facts, as rows of the system database.
+
+use geode_crdt::{Dot, KeyName, Kind, Op, SYSTEM_DATABASE};
+use geode_replica::{Fact, facts};
+use geode_store::{Engine, KeyView, Loaded, View};
+
+use crate::engine::Embedded;
+use crate::handle::ClosedActor;
+
+/// What an operation on the system database says, if it is about the life of regions.
+pub(crate) fn fact_of(op: &Op<'_>) -> Option<Fact> {
+    match op {
+        Op::Put { key, kind: Kind::Hash, element, value, .. } => Fact::parse(key.name, element, value),
+        _ => None,
+    }
+}
+
+const fn key(name: &[u8]) -> KeyName<'_> {
+    KeyName { database: SYSTEM_DATABASE, name }
+}
+
+impl Embedded {
+    /// Tells the replica what stands in the rows after a start.
+    pub(crate) fn remember(&mut self) {
+        self.core.rows.facts.clear();
+        let mut known = Vec::new();
+        let table = &self.core.rows.table;
+        for name in facts::KEYS {
+            let Ok(Some(rows)) = table.key(key(name)) else { continue };
+            let Ok(fields) = rows.cells(Kind::Hash) else { continue };
+            for (field, cell) in fields {
+                let puts = cell.puts();
+                known.extend(puts.filter_map(|put| Some((Fact::parse(name, field, put.value)?, put.time))));
+            }
+        }
+        self.core.rows.facts = known;
+        self.act();
+    }
+
+    /// Tells the replica what was delivered.
+    pub(crate) fn learn(&mut self) {
+        while !self.core.rows.facts.is_empty() {
+            let facts = std::mem::take(&mut self.core.rows.facts);
+            self.replica.learned(&facts, &mut self.core);
+            let actors = self.core.rows.table.actors().iter();
+            let ends = actors.filter_map(|(actor, id)| Some((id.clone(), self.replica.end_of(actor)?)));
+            self.shared.show_ends(ends.collect());
+        }
+    }
+
+    /// Writes what this region owes the others, as one entry, if it may write. Otherwise it is owed again soon.
+    pub(crate) fn tell(&mut self) {
+        let owed = self.replica.owed(self.core.rows.table.actors());
+        if !owed.is_empty() && self.may_write() {
+            self.write_facts(&owed);
+        }
+    }
+
+    fn write_facts(&mut self, facts: &[Fact]) {
+        let fields: Vec<_> = facts.iter().map(|fact| (fact.key(), fact.to_field())).collect();
+        let seen = fields.iter().map(|(name, (field, _))| self.dots(name, field)).collect::<Loaded<Vec<_>>>();
+        // Until the rows are in memory, nothing is told.
+        let Ok(seen) = seen else { return };
+        facts.iter().for_each(|fact| tracing::info!("{}", shown(fact)));
+        let time = self.begin();
+        let builder = self.parts().1;
+        let from = builder.checkpoint();
+        for ((name, (field, value)), seen) in fields.iter().zip(seen) {
+            builder.put(key(name), Kind::Hash, field, value, seen);
+        }
+        self.apply(from);
+        self.end();
+        self.core.rows.facts.extend(facts.iter().map(|fact| (fact.clone(), time)));
+        self.act();
+    }
+
+    /// The actors that will write no more.
+    pub(crate) fn closed_actors(&self) -> Vec<ClosedActor> {
+        let actors = self.core.rows.table.actors().iter().filter(|(actor, _)| self.replica.is_closed(*actor));
+        actors
+            .map(|(index, id)| ClosedActor { actor: id.clone(), end: self.replica.agreed_end(index) })
+            .collect()
+    }
+
+    fn dots(&self, name: &[u8], field: &[u8]) -> Loaded<Vec<Dot>> {
+        let Some(rows) = self.core.rows.table.key(key(name))? else { return Ok(Vec::new()) };
+        let cell = rows.cell(Kind::Hash, field)?;
+        Ok(cell.into_iter().flat_map(|cell| cell.puts().map(|put| put.dot)).collect())
+    }
+}
+
+/// A fact as the operator reads it.
+fn shown(fact: &Fact) -> String {
+    match fact {
+        Fact::Closed { actor } => format!("{actor} will write no more; the regions agree on where it ends"),
+        Fact::Report { actor, upto, .. } => format!("this region holds {actor} up to entry {upto}"),
+        Fact::End { actor, at } => format!("{actor} ended at entry {at}; every region holds it up to there"),
+        Fact::Member { region, evicted: true } => format!("{region} is evicted"),
+        Fact::Member { region, evicted: false } => format!("{region} is a member again"),
+    }
+}
