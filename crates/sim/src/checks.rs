@@ -1,15 +1,15 @@
 //! The rules that must hold, looked at while a run goes on and when everything has settled.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
-use geode_crdt::{Actors, Digest, Frame, HybridTime};
+use geode_crdt::{ActorId, Actors, Digest, Frame, HybridTime};
 use geode_replica::PENDING_BYTES;
-use geode_store::conformance::Value;
-use geode_store::conformance::oracle::{self, NEVER};
 use geode_store::{Engine, Extent};
 
-use crate::client::{KEYS, RATES};
+use crate::rules;
 use crate::serve::read;
+use crate::workload::{KEYS, RATES};
 use crate::world::World;
 
 /// How long an expired key may stay after everything has settled: a few rounds of heartbeats.
@@ -78,30 +78,16 @@ impl World<'_> {
         }
     }
 
-    /// What one transaction wrote is seen together.
     fn check_transactions(&mut self, region: usize) {
         let Some(process) = &mut self.regions[region].process else { return };
-        let mut get = |key: &str| read(&mut process.store, 1, &format!("GET {key}"));
-        let both = (get("both:1"), get("both:2"));
-        let accounts = (get("account:1"), get("account:2"));
-        let number = |value: &Value| match value {
-            Value::Bulk(bytes) => String::from_utf8_lossy(bytes).parse::<i64>().unwrap_or(i64::MIN),
-            _ => 0,
-        };
-        if both.0 != both.1 || number(&accounts.0) + number(&accounts.1) != 0 {
-            let message = format!("{} sees {both:?} and {accounts:?}", self.names[region]);
-            self.violate("transactions", message);
-        }
+        let objection = rules::transactions(|key| read(&mut process.store, 1, &format!("GET {key}")));
+        self.object(region, objection);
     }
 
-    /// No counter that always had a lifetime is without one.
     fn check_lifetimes(&mut self, region: usize) {
-        for key in RATES {
-            let Some(process) = &mut self.regions[region].process else { return };
-            if read(&mut process.store, 0, &format!("PTTL {key}")) == Value::Integer(-1) {
-                self.violate("lifetimes", format!("{key} has lost its TTL in {}", self.names[region]));
-            }
-        }
+        let Some(process) = &mut self.regions[region].process else { return };
+        let objection = rules::lifetimes(|key| read(&mut process.store, 0, &format!("PTTL {key}")));
+        self.object(region, objection);
     }
 
     /// Every key reads as history says.
@@ -112,22 +98,14 @@ impl World<'_> {
             let store = &mut process.store;
             store.engine.set_wall(wall);
             let now = store.engine.now().0;
-            let expected = self.history.visible(region, key, now);
-            let shown = oracle::read(key, |line| read(store, 0, line));
-            let left = read(store, 0, &format!("PTTL {key}"));
-            let left_ms = match &expected {
-                None => -2,
-                Some((.., NEVER)) => -1,
-                Some((.., deadline)) => (deadline - now).div_ceil(1_000) as i64,
-            };
-            let expected = expected.map(|(kind, cells, _)| (kind, cells));
-            if shown != expected || left != Value::Integer(left_ms) {
-                let name = &self.names[region];
-                let message = format!(
-                    "{key} reads {shown:?} with {left} ms in {name}, not {expected:?} with {left_ms}"
-                );
-                return self.violate("oracle", message);
-            }
+            let objection = rules::key(&self.history, region, key, now, |line| read(store, 0, line));
+            self.object(region, objection);
+        }
+    }
+
+    fn object(&mut self, region: usize, objection: Option<rules::Objection>) {
+        if let Some((rule, message)) = objection {
+            self.violate(rule, format!("{}: {message}", self.names[region]));
         }
     }
 
@@ -181,23 +159,35 @@ impl World<'_> {
                 times.insert((record.actor.clone(), entry.sequence, entry.time));
             }
         }
-        for ((actor, sequence), time) in self.acknowledged.clone() {
-            let name = (actor, sequence);
-            if times.contains(&(name.0.clone(), sequence, time)) {
-                continue;
-            }
-            if self.confirmed.contains(&name) {
-                let message = format!("entry {sequence} of {} was on disk in two regions", name.0);
-                self.violate("durability", message);
-            } else if !self.excused.contains(&name) {
-                self.violate(
-                    "durability",
-                    format!("entry {sequence} of {} was acknowledged and is lost", name.0),
-                );
-            } else {
-                self.counts.lost += 1;
-            }
+        let name = |write: &Acknowledged| (write.actor.clone(), write.sequence);
+        let acknowledged = self.acknowledged.iter().map(|((actor, sequence), time)| Acknowledged {
+            actor: actor.clone(),
+            sequence: *sequence,
+            time: *time,
+        });
+        let judged = rules::durability(
+            acknowledged,
+            |write| times.contains(&(write.actor.clone(), write.sequence, write.time)),
+            |write| self.confirmed.contains(&name(write)),
+            |write| self.excused.contains(&name(write)),
+        );
+        match judged {
+            Ok(lost) => self.counts.lost += lost,
+            Err((rule, message)) => self.violate(rule, message),
         }
+    }
+}
+
+/// An entry that was acknowledged.
+struct Acknowledged {
+    actor: ActorId,
+    sequence: u64,
+    time: HybridTime,
+}
+
+impl fmt::Display for Acknowledged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "entry {} of {}", self.sequence, self.actor)
     }
 }
 

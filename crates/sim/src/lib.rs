@@ -28,13 +28,16 @@ mod plant;
 mod random;
 mod region;
 mod report;
+pub mod rules;
 mod serve;
 mod shrink;
+pub mod workload;
 mod world;
 
 pub use cost::{Cost, cost};
 pub use plan::{Fault, FaultKind, Fsync, KillPoint, Plan, Tail};
 pub use plant::Plant;
+pub use random::Random;
 pub use report::{Counts, Violation};
 pub use shrink::{Shrunk, shrink};
 pub use world::run;

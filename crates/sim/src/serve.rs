@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use geode_crdt::{ActorId, HybridTime};
 use geode_replica::Vector;
+use geode_store::conformance::oracle::Command;
 use geode_store::conformance::{Recorder, Value};
 use geode_store::{Engine, Flow, Position, Session, Store, View};
 
-use crate::client::{self, Ask, Request};
 use crate::engine::SimEngine;
 use crate::plan::KillPoint;
+use crate::workload::{Ask, Request};
 use crate::world::World;
 
 /// How often a session's token is looked at again, and how many times: half a second, as a door does.
@@ -65,7 +66,11 @@ impl World<'_> {
         let regions = self.plan.regions;
         let client = &mut self.clients[number];
         if client.waits == 0 {
-            client.at = if client.random.one_in(4) { client.random.index(regions) } else { client.home };
+            client.at = if client.script.random.one_in(4) {
+                client.script.random.index(regions)
+            } else {
+                client.home
+            };
         }
         let from = client.at;
         let at = (0..regions).map(|step| (from + step) % regions).find(|at| {
@@ -101,7 +106,7 @@ impl World<'_> {
         let clients = self.clients.len();
         self.requests += 1;
         let client = &mut self.clients[number];
-        let ask = client.choose(clients, self.plan.keys);
+        let ask = client.script.choose(clients, self.plan.keys);
         client.asked = Some(self.requests);
         client.ask = ask.clone();
         client.since_us = self.now_us;
@@ -116,9 +121,10 @@ impl World<'_> {
             _ => false,
         };
         let other = if let Ask::ReadPair(other) = &ask { *other } else { 0 };
-        let epoch = self.clients[other].epoch;
-        let request = client::request(&ask, number, &self.clients[number], (other, epoch), lives);
-        let waits = matches!(ask, Ask::Count | Ask::Transfer(_)) && self.clients[number].random.one_in(2);
+        let epoch = self.clients[other].script.epoch;
+        let request = self.clients[number].script.request(&ask, (other, epoch), lives);
+        let random = &mut self.clients[number].script.random;
+        let waits = matches!(ask, Ask::Count | Ask::Transfer(_)) && random.one_in(2);
         self.serve(region, number, request, waits);
     }
 
@@ -188,7 +194,7 @@ impl World<'_> {
     fn record(
         &mut self,
         region: usize,
-        oracle: &[client::OracleCommand],
+        oracle: &[Command],
         database: u8,
         wrote: &[crate::engine::Wrote],
         time: HybridTime,
@@ -248,22 +254,16 @@ impl World<'_> {
         let vector = self.vector(region);
         let client = &mut self.clients[number];
         client.asked = None;
-        let carried = vector.0.into_iter().filter(|_| !client.is_plain);
+        let carried = vector.0.into_iter().filter(|_| !client.script.is_plain);
         for (actor, sequence) in carried {
             let seen = client.token.0.entry(actor).or_default();
             *seen = sequence.max(*seen);
         }
         let ask = client.ask.clone();
         let ask = if answered.refuses_writes && ask.writes() { Ask::Refused } else { ask };
-        let objection = client::objection(client, &ask, &replies);
-        match ask {
-            Ask::Count => client.counted += 1,
-            Ask::Register => client.register += 1,
-            Ask::PairFirst => client.pair[0] += 1,
-            Ask::PairSecond => client.pair[1] = client.pair[0],
-            _ => {}
-        }
-        let think_us = client.random.below(client_think_us(self.plan.think_ms));
+        let objection = client.script.objection(&ask, &replies);
+        client.script.answered(&ask);
+        let think_us = client.script.random.below(client_think_us(self.plan.think_ms));
         self.say(|_| format!("client {number} is answered {}", shown(&replies)));
         if let Some((rule, message)) = objection {
             self.violate(rule, format!("client {number} in {}: {message}", self.names[region]));
