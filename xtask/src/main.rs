@@ -1,7 +1,8 @@
-//! The project's own tasks. `cargo xtask test` and `cargo xtask bench` bring what they need themselves; `cargo xtask sim` needs
-//! nothing.
+//! The project's own tasks. `cargo xtask test` and `cargo xtask bench` bring what they need themselves; `cargo xtask sim` and
+//! `cargo xtask faults` need nothing.
 
 mod bench;
+mod faults;
 mod install;
 mod sim;
 mod test;
@@ -31,6 +32,8 @@ enum Task {
         #[command(subcommand)]
         what: bench::Bench,
     },
+    /// Plays seeds with real geodes: killed, frozen, cut off, on failing disks.
+    Faults(faults::Faults),
     /// Plays seeded planets through everything that may go wrong: --seeds N, --minutes M, --seed S, --cost.
     #[command(disable_help_flag = true)]
     Sim {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test { rest } => test::run(&rest),
         Task::Bench { what } => bench::run(&what),
+        Task::Faults(faults) => faults::run(&faults),
         Task::Sim { rest } => sim::run(&rest),
     };
     match outcome {

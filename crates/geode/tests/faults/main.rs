@@ -1,0 +1,59 @@
+//! Real geodes under faults: one process for each region, real clients, a network that stops, disks and clocks that fail,
+//! machines that crash. What was asked and answered, and the logs in the end, are judged by the rules of the simulator
+//! (docs/simulator.md).
+//!
+//! A seed fixes what is planned and what clients choose; when things happen is up to the machine, so a seed that fails may
+//! have to be played more than once. `cargo xtask faults --seeds N` plays more than the tests do.
+
+#![cfg(target_os = "linux")] // where a disk can be put under a process
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+
+mod client;
+#[path = "../../../faulty-disk/src/control.rs"]
+#[allow(dead_code, unreachable_pub)] // the library's half of it
+mod control;
+mod disk;
+mod geode;
+mod judge;
+mod plan;
+mod plants;
+mod record;
+mod relay;
+mod run;
+
+use std::ops::RangeInclusive;
+
+use plan::Plan;
+
+/// Seeds that are played on every machine.
+const SEEDS: RangeInclusive<u64> = 1..=4;
+/// More of them, as `FIRST..=LAST`; set by `cargo xtask faults`.
+const WANTED: &str = "GEODE_FAULTS_SEEDS";
+
+fn seeds() -> RangeInclusive<u64> {
+    let Ok(text) = std::env::var(WANTED) else { return SEEDS };
+    let bounds = text.split_once("..=").and_then(|(from, to)| Some(from.parse().ok()?..=to.parse().ok()?));
+    bounds.unwrap_or_else(|| panic!("{WANTED} is {text:?}, not FIRST..=LAST"))
+}
+
+#[test]
+fn every_rule_holds_for_real_processes() {
+    for seed in seeds() {
+        let plan = Plan::of(seed);
+        let directory = tempfile::tempdir().unwrap();
+        match run::play(&plan, directory.path()) {
+            Ok(counts) => println!("seed {seed}: {counts:?}"),
+            Err(violation) => {
+                let kept = directory.keep();
+                let faults: Vec<String> = plan.faults.iter().map(|fault| format!("  {fault}")).collect();
+                panic!(
+                    "seed {seed} ({}): {violation}\n{}\nlogs and data: {}\nagain: cargo xtask faults --seed {seed} \
+                     (the same plan; when things happen differs from run to run)",
+                    plan.fsync.join(", "),
+                    faults.join("\n"),
+                    kept.display()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What goes wrong in a run, all of it from one seed.
+
+use std::fmt;
+
+use geode_sim::{Random, Tail};
+
+use crate::control::Writes;
+
+/// How long clients and faults go on, in milliseconds, before everything is healed and must settle.
+const LENGTH_MS: u64 = 5_000;
+/// What a crash takes and a disk forgets is at most so old, with `everysec`: two machines that crash within this may leave
+/// a third waiting for what is nowhere, until the end of an actor is agreed (not built).
+const APART_MS: u64 = 4_000;
+
+/// Something that goes wrong. Regions stand as their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// SIGKILL.
+    Kill { region: usize, down_ms: u64 },
+    /// SIGTERM, and the machine restarts.
+    Stop { region: usize, down_ms: u64 },
+    /// SIGSTOP, and SIGCONT later.
+    Freeze { region: usize, for_ms: u64 },
+    /// The machine crashes.
+    Crash { region: usize, tail: Tail, down_ms: u64 },
+    /// All connections between two regions end.
+    Break { a: usize, b: usize },
+    /// Nothing gets through in one direction.
+    OneWay { from: usize, to: usize, for_ms: u64 },
+    /// Nothing gets through between a region and all others; their connections end, or stay silent.
+    Partition { region: usize, silent: bool, for_ms: u64 },
+    /// Writes to the disk fail, after so many bytes.
+    Writes { region: usize, writes: Writes, room: u64, for_ms: u64 },
+    /// Syncs fail.
+    Syncs { region: usize, for_ms: u64 },
+    /// Syncs say that all is well and write nothing, until all is healed. No seed has this: no product survives it.
+    Lie { region: usize },
+    /// A clock jumps, and is set right later.
+    Clock { region: usize, by_ms: i64, for_ms: u64 },
+}
+
+/// A fault and when it happens, in milliseconds since the clients began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) at_ms: u64,
+    pub(crate) kind: Kind,
+}
+
+/// A run.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// The fsync mode of each region, as planet.toml spells it.
+    pub(crate) fsync: Vec<&'static str>,
+    /// One-way delays between regions.
+    pub(crate) delay_ms: Vec<Vec<u64>>,
+    pub(crate) clients: usize,
+    /// How long a client thinks between two requests, on average.
+    pub(crate) think_ms: u64,
+    /// How many keys they share, at most 6.
+    pub(crate) keys: usize,
+    pub(crate) length_ms: u64,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Plan {
+    /// The run of a seed.
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed, 1);
+        let regions = 3;
+        let mixed = random.one_in(3);
+        let modes = ["everysec", "always", "everysec", "never"];
+        let one = *random.pick(&modes);
+        let delays = [1, 5, 20, 60];
+        let mut plan = Self {
+            seed,
+            fsync: (0..regions).map(|_| if mixed { *random.pick(&modes) } else { one }).collect(),
+            delay_ms: (0..regions).map(|_| (0..regions).map(|_| *random.pick(&delays)).collect()).collect(),
+            clients: 3 * regions,
+            think_ms: 60,
+            keys: *random.pick(&[2, 4, 6]),
+            length_ms: LENGTH_MS,
+            faults: Vec::new(),
+        };
+        let count = random.between(3, 6);
+        for _ in 0..count {
+            plan.add(&mut random);
+        }
+        plan.faults.sort_by_key(|fault| fault.at_ms);
+        plan
+    }
+
+    fn add(&mut self, random: &mut Random) {
+        let at_ms = random.between(200, self.length_ms - 500);
+        let kind = kind(self.fsync.len(), random);
+        let takes = |kind: &Kind| matches!(kind, Kind::Crash { .. } | Kind::Syncs { .. });
+        let near = |other: &Fault| takes(&other.kind) && other.at_ms.abs_diff(at_ms) < APART_MS;
+        if !(takes(&kind) && self.faults.iter().any(near)) {
+            self.faults.push(Fault { at_ms, kind });
+        }
+    }
+}
+
+fn kind(regions: usize, random: &mut Random) -> Kind {
+    let region = random.index(regions);
+    let other = (region + 1 + random.index(regions - 1)) % regions;
+    let for_ms = *random.pick(&[100, 500, 1_500]) + random.below(300);
+    let down_ms = *random.pick(&[10, 300, 1_000]) + random.below(200);
+    match random.below(14) {
+        0..=2 => Kind::Kill { region, down_ms },
+        3 => Kind::Stop { region, down_ms },
+        4 => Kind::Freeze { region, for_ms },
+        5 | 6 => {
+            let tails = [Tail::Lost, Tail::Lost, Tail::Kept, Tail::CutShort, Tail::Garbage, Tail::Hole];
+            Kind::Crash { region, tail: *random.pick(&tails), down_ms }
+        }
+        7 => Kind::Break { a: region, b: other },
+        8 => Kind::OneWay { from: region, to: other, for_ms },
+        9 | 10 => Kind::Partition { region, silent: random.one_in(2), for_ms },
+        11 => {
+            let writes = *random.pick(&[Writes::NoSpace, Writes::NoSpace, Writes::Error, Writes::ReadOnly]);
+            Kind::Writes { region, writes, room: random.below(20_000), for_ms }
+        }
+        12 => Kind::Syncs { region, for_ms },
+        _ => Kind::Clock { region, by_ms: *random.pick(&[-2_000, -300, 300, 450, 2_000]), for_ms },
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {} ms: {:?}", self.at_ms, self.kind)
+    }
+}
