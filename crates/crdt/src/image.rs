@@ -131,6 +131,11 @@ impl<'a, A: Fn(u32) -> Option<ActorIndex>> Rows<'a, A> {
         }
     }
 
+    /// Whether no row is left.
+    pub const fn is_done(&self) -> bool {
+        self.reader.is_empty()
+    }
+
     fn read(&mut self) -> Result<Row<'a>, FrameError> {
         let code = self.reader.byte()?;
         if code == PLAIN {

@@ -52,6 +52,8 @@ pub struct Config {
     pub fsync: FsyncMode,
     /// A log file is closed and the next one begun at about this many bytes.
     pub segment_bytes: u64,
+    /// A checkpoint is not made before the log has grown by this many bytes since the last one.
+    pub checkpoint_bytes: u64,
     /// Reads the wall clock. Whoever drives the engine tells it the same clock.
     pub clock: fn() -> HybridTime,
 }
@@ -59,6 +61,9 @@ pub struct Config {
 impl Config {
     /// Bytes of a log segment: small enough to be dropped one by one, large enough that there are few.
     pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+    /// What a start replays in well under a second; Redis rewrites its log from the same size on.
+    pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 
     /// The defaults for a region of a planet: fsync every second.
     pub fn new(data: impl Into<PathBuf>, planet: &str, region: &str, peers: &[&str]) -> Self {
@@ -69,6 +74,7 @@ impl Config {
             peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
             fsync: FsyncMode::EverySecond,
             segment_bytes: Self::SEGMENT_BYTES,
+            checkpoint_bytes: Self::CHECKPOINT_BYTES,
             clock: system_time,
         }
     }

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 use tokio::sync::Notify;
 
+use crate::checkpoint::{self, Checkpoint as OnDisk, Owner};
 use crate::config::{Config, FsyncMode};
 use crate::conflict::Conflicts;
 use crate::delivery::Core;
@@ -68,6 +69,7 @@ pub struct Embedded {
     config: Config,
     pub(crate) core: Core,
     pub(crate) replica: Replica,
+    on_disk: OnDisk,
     identity: Arc<IdentityFile>,
     pub(crate) shared: Arc<Shared>,
     links: BTreeMap<Arc<str>, Arc<Outbox>>,
@@ -98,7 +100,7 @@ impl Embedded {
         let beginning = Now { monotonic_ms: 0, wall };
         let mut replica =
             Replica::new(&config.planet, &config.region, own, &config.peers, opened.held, beginning);
-        for (region, time) in &opened.times {
+        for (region, time) in &opened.rows.times {
             replica.replayed(region, *time);
         }
         if let Some(previous) = opened.previous {
@@ -120,6 +122,15 @@ impl Embedded {
         };
         let sync_thread =
             SyncThread::start(Arc::clone(opened.log.sync()), synced).map_err(OpenError::io(&config.data))?;
+        let surroundings = checkpoint::Surroundings {
+            sync: Arc::clone(opened.log.sync()),
+            identity: Arc::clone(&opened.identity),
+            inbox: Arc::clone(shared.inbox()),
+        };
+        let owner = Owner::new(&config.planet, &config.region, opened.rows.table.seed());
+        let least_tail = config.checkpoint_bytes;
+        let on_disk = OnDisk::start(&config.data, owner, opened.checkpoint, surroundings, least_tail)
+            .map_err(OpenError::io(&config.data))?;
         let now = Instant::now();
         let mut engine = Self {
             core: Core {
@@ -129,6 +140,7 @@ impl Embedded {
                 conflicts: Conflicts::default(),
             },
             replica,
+            on_disk,
             identity: opened.identity,
             shared: Arc::clone(&shared),
             links: BTreeMap::new(),
@@ -203,6 +215,16 @@ impl Embedded {
         })
     }
 
+    /// Bytes of log that a start would replay.
+    pub fn tail_bytes(&self) -> u64 {
+        self.core.log.written().saturating_sub(self.on_disk.marked())
+    }
+
+    /// Checkpoints that could not be written since this process started; each is tried again.
+    pub fn failed_checkpoints(&self) -> u64 {
+        self.on_disk.failures()
+    }
+
     pub(crate) fn core(&self) -> &Core {
         &self.core
     }
@@ -223,6 +245,9 @@ impl Embedded {
             keys: rows.table.live_keys(),
             memory_bytes: rows.table.memory_bytes(),
             log_bytes: log.bytes(),
+            log_tail_bytes: self.tail_bytes(),
+            checkpoint_bytes: self.on_disk.file_bytes(),
+            checkpoint_age: self.on_disk.completed().map(|at| at.elapsed()),
             actor: rows.table.actors().id(rows.own).to_string(),
             conflicts: conflicts.totals().into_iter().map(|(rule, count)| (rule.name(), count)).collect(),
             peers: peers.collect(),
@@ -373,6 +398,15 @@ impl Embedded {
         self.shared.show_clock(self.replica.clock_ahead_ms());
         self.act();
         self.tell();
+    }
+
+    /// Brings the checkpoint a step on if one is due or under way. Returns whether it can go on at once.
+    fn keep_checkpoint(&mut self) -> bool {
+        let now = Instant::now();
+        if self.stopped || self.on_disk.needs_flush(&self.core, now) && self.flush().is_err() {
+            return false;
+        }
+        self.on_disk.step(&mut self.core, self.replica.held(), now)
     }
 
     /// Goes on under a new actor, after everything that was written under the old one.
@@ -627,6 +661,7 @@ impl Engine for Embedded {
         }
         more |= !incoming.is_empty();
         self.incoming = incoming;
+        more |= self.keep_checkpoint();
         if self.stopped || self.config.peers.is_empty() {
             return more;
         }

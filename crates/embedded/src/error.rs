@@ -55,6 +55,20 @@ pub enum OpenError {
         /// The data directory.
         data: PathBuf,
     },
+    /// The checkpoint is not what was written, and the log alone is not enough to do without it.
+    #[error(
+        "{} cannot be used ({reason}), and the log no longer reaches back to its beginning. Nothing was changed. To \
+         rebuild this region from its peers, move {} away and start again",
+        .path.display(), .data.display()
+    )]
+    CheckpointDamaged {
+        /// The checkpoint's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// The data directory.
+        data: PathBuf,
+    },
     /// The system refused something.
     #[error("{}: {source}", .path.display())]
     Io {

@@ -42,6 +42,12 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// Bytes of log on disk.
     pub log_bytes: u64,
+    /// Of these, the bytes that a start replays: what stands behind the last checkpoint.
+    pub log_tail_bytes: u64,
+    /// Bytes of the checkpoint's file.
+    pub checkpoint_bytes: u64,
+    /// How long ago this process last completed a checkpoint.
+    pub checkpoint_age: Option<Duration>,
     /// The incarnation under which this region writes.
     pub actor: String,
     /// Deliveries that left a conflict, by rule.

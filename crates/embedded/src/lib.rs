@@ -4,6 +4,7 @@
 //! writes the log; other threads force it onto the disk and ship it to peers straight from the file. What may be
 //! delivered when is decided by the pure core in `geode_replica`. This crate knows no protocol and no command.
 
+mod checkpoint;
 mod config;
 mod conflict;
 mod delivery;

@@ -1,13 +1,14 @@
 //! From a data directory to a running state: replay, damage, incarnation.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use geode_crdt::{ActorId, Frame, FrameError, HybridClock, HybridTime, VersionVector};
+use geode_crdt::{ActorId, ActorIndex, Digest, Frame, FrameError, HybridTime, VersionVector};
+use geode_store::View;
 
+use crate::checkpoint::{self, CheckpointFile, FileError, Found as FoundCheckpoint, Mark, Stored};
 use crate::config::{Config, FsyncMode};
 use crate::error::OpenError;
 use crate::floor::{Floor, Found};
@@ -27,8 +28,7 @@ pub(crate) struct Opened {
     pub(crate) held: VersionVector,
     /// The incarnation of the last process, of which the log may hold nothing.
     pub(crate) previous: Option<u64>,
-    /// The greatest time delivered of each region.
-    pub(crate) times: Vec<(Arc<str>, HybridTime)>,
+    pub(crate) checkpoint: Option<FoundCheckpoint>,
     /// Whether this start took a new incarnation.
     pub(crate) fresh: bool,
 }
@@ -52,10 +52,88 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
         acknowledges: !config.peers.is_empty() && config.fsync != FsyncMode::Never,
     };
     let clean_stop = identity.as_ref().and_then(|identity| identity.clean_stop).unwrap_or(0);
-    let known_synced = found.synced.max(clean_stop);
+    let mut known_synced = found.synced.max(clean_stop);
     let mut replay = Replay::new(config, &place)?;
+    let checkpoint = open_checkpoint(config, &place)?.map(|(file, stored, mark, table)| {
+        // Keys may show entries up to there, so the log was forced onto the disk up to there before.
+        known_synced = known_synced.max(stored.through);
+        let found = FoundCheckpoint {
+            file,
+            totals: stored.totals,
+            actors: table.actors().clone(),
+            position: mark.position,
+        };
+        replay.begin_at(&mark, &stored.index, table);
+        found
+    });
     let ending = replay.run(known_synced)?;
-    finish(config, place.clone(), lock, identity, (floor, found), replay, ending)
+    let mut opened = finish(config, place.clone(), lock, identity, (floor, found), replay, ending)?;
+    opened.checkpoint = checkpoint;
+    Ok(opened)
+}
+
+/// Opens the checkpoint and loads its keys. One that cannot be used is set aside if the log says all of it too.
+fn open_checkpoint(
+    config: &Config,
+    place: &Place,
+) -> Result<Option<(CheckpointFile, Stored, Mark, Table)>, OpenError> {
+    let path = config.data.join(checkpoint::FILE);
+    let reaches_back = place.segments.bases().first().is_none_or(|base| *base == 0);
+    let (planet, region) = (&config.planet, &config.region);
+    let data = config.data.clone();
+    let lost =
+        |reason: String| OpenError::CheckpointDamaged { path: path.clone(), reason, data: data.clone() };
+    if !path.try_exists().map_err(OpenError::io(&path))? {
+        return if reaches_back { Ok(None) } else { Err(lost("it is missing".to_owned())) };
+    }
+    let read = CheckpointFile::open(&path, planet, region).and_then(|(file, mut stored)| {
+        let Some(mark) = stored.mark.take() else { return Ok(None) };
+        let table = load(&file, &stored)?;
+        Ok(Some((file, stored, mark, table)))
+    });
+    match read {
+        Ok(Some(found)) => Ok(Some(found)),
+        // It was begun and never completed.
+        Ok(None) if reaches_back => std::fs::remove_file(&path).map(|()| None).map_err(OpenError::io(&path)),
+        Ok(None) => Err(lost("it was never completed".to_owned())),
+        Err(FileError::Damaged(reason)) if reaches_back => {
+            let aside = config.data.join("checkpoint.damaged");
+            tracing::warn!(
+                "{} is damaged ({reason}); it was moved to {} and the whole log is replayed. The disk may be failing",
+                path.display(),
+                aside.display()
+            );
+            std::fs::rename(&path, &aside).map_err(OpenError::io(&path))?;
+            Ok(None)
+        }
+        Err(FileError::Damaged(reason)) => Err(lost(reason)),
+        Err(FileError::NewerFormat(found)) => {
+            Err(OpenError::NewerFormat { path, found, known: checkpoint::FORMAT })
+        }
+        Err(FileError::OtherPlanet(found)) => {
+            Err(OpenError::OtherPlanet { path: data, found, expected: planet.clone() })
+        }
+        Err(FileError::OtherRegion(found)) => {
+            Err(OpenError::OtherRegion { path: data, found, expected: region.clone() })
+        }
+        Err(FileError::Io(source)) => Err(OpenError::Io { path, source }),
+    }
+}
+
+/// The table of a checkpoint's keys.
+fn load(file: &CheckpointFile, stored: &Stored) -> Result<Table, FileError> {
+    let sums = |sums: &[u64]| sums.try_into().map_err(|_| FileError::Damaged("its totals".to_owned()));
+    let digest = Digest::from_sums(sums(&stored.totals.digest)?);
+    let mut table = Table::restored(stored.seed, &stored.actors, digest, sums(&stored.totals.live)?);
+    for (owner, canceller, sequence) in stored.mark.iter().flat_map(|mark| &mark.depends) {
+        table.depend(ActorIndex(*owner), ActorIndex(*canceller), *sequence);
+    }
+    file.each(|changed| {
+        let image = changed.image.unwrap_or_default();
+        let loaded = table.load(changed.hash, changed.key, image);
+        loaded.map_err(|error| FileError::Damaged(error.to_string()))
+    })?;
+    Ok(table)
 }
 
 /// Makes a directory that a crash of the machine does not take away: its name is on disk, in the directory above.
@@ -88,7 +166,6 @@ struct Replay<'c> {
     held: VersionVector,
     index: Index,
     incarnation: Option<u64>,
-    times: BTreeMap<Arc<str>, HybridTime>,
     /// The greatest position that any record says was on disk.
     synced: u64,
     /// Where the next record stands.
@@ -100,27 +177,45 @@ impl<'c> Replay<'c> {
         let mut table = Table::new(random().map_err(OpenError::io(&config.data))?);
         // A name for the time before the first incarnation; it writes nothing and appears nowhere.
         let own = table.actors_mut().intern(&ActorId::new(&config.region, 0));
-        let clock = HybridClock::default();
-        let rows = Rows { table, clock, own, changed: BTreeSet::new(), facts: Vec::new() };
         Ok(Self {
             config,
             place,
-            rows,
+            rows: Rows::new(table, own),
             held: VersionVector::default(),
             index: Index::default(),
             incarnation: None,
-            times: BTreeMap::new(),
             synced: 0,
             position: place.segments.bases().first().copied().unwrap_or(0),
         })
     }
 
+    /// Begins at the mark of a checkpoint whose keys are in `table`.
+    fn begin_at(&mut self, mark: &Mark, index: &[(u32, u64, u64)], table: Table) {
+        let own = ActorIndex(mark.own);
+        self.incarnation = Some(table.actors().id(own).incarnation);
+        self.rows = Rows::new(table, own);
+        self.rows.raise_clock(HybridTime(mark.clock));
+        self.rows.changed = mark.changed.iter().map(|actor| ActorIndex(*actor)).collect();
+        let time = |(region, time): &(String, u64)| (Arc::from(region.as_str()), HybridTime(*time));
+        self.rows.times = mark.times.iter().map(time).collect();
+        for (actor, sequence) in &mark.held {
+            self.held.raise(ActorIndex(*actor), *sequence);
+        }
+        for (actor, sequence, position) in index {
+            self.index.note(ActorIndex(*actor), *sequence, *position);
+        }
+        self.position = mark.position;
+    }
+
     /// Replays everything up to the end or the first damage. Damage in what is known to have been on disk is an error.
     fn run(&mut self, known_synced: u64) -> Result<Ending, OpenError> {
         self.synced = known_synced;
-        let bases = self.place.segments.bases();
+        let mut bases = self.place.segments.bases();
+        let begins_before = bases.partition_point(|base| *base <= self.position);
+        bases.drain(..begins_before.saturating_sub(1));
         for (index, base) in bases.iter().enumerate() {
-            let ending = if *base == self.position {
+            let follows = *base == self.position || index == 0 && *base < self.position;
+            let ending = if follows {
                 self.segment(*base)?
             } else {
                 Ending::Damaged("the segment before this one is missing or too short".to_owned())
@@ -181,6 +276,7 @@ impl<'c> Replay<'c> {
         let path = self.place.segments.path(base);
         let file = File::open(&path).map_err(OpenError::io(&path))?;
         let mut source = Source::new(file);
+        let begin = std::mem::replace(&mut self.position, base);
         let header = source.peek(format::LONGEST_HEADER).map_err(OpenError::io(&path))?;
         if header.len() < self.place.segments.header_length() as usize
             && format::header(base, &self.place.planet, &self.place.region).starts_with(header)
@@ -193,6 +289,11 @@ impl<'c> Replay<'c> {
         let length = self.place.segments.header_length() as usize;
         source.consume(length);
         self.position += length as u64;
+        let begin = begin.max(self.position);
+        if !source.skip(begin - self.position).map_err(OpenError::io(&path))? {
+            return Ok(Ending::Damaged("it ends before the checkpoint does".to_owned()));
+        }
+        self.position = begin;
         loop {
             if let Some(ending) = self.record(&path, &mut source)? {
                 return Ok(ending);
@@ -277,12 +378,6 @@ impl<'c> Replay<'c> {
         self.rows.deliver(&frame, first, last, |_, _| {});
         self.held.raise(writer, last);
         self.index.note(writer, first, self.position);
-        if kind == Kind::Foreign {
-            let region = Arc::clone(&self.rows.table.actors_mut().id(writer).region);
-            let time = frame.entries().last().map_or(HybridTime(0), |entry| entry.time);
-            let passed = self.times.entry(region).or_default();
-            *passed = time.max(*passed);
-        }
         Ok(())
     }
 }
@@ -297,7 +392,7 @@ fn finish(
     replay: Replay<'_>,
     ending: Ending,
 ) -> Result<Opened, OpenError> {
-    let Replay { mut rows, held, index, incarnation, times, position, synced, .. } = replay;
+    let Replay { mut rows, held, index, incarnation, position, synced, .. } = replay;
     let directory = place.segments.directory().to_owned();
     let io_error = || OpenError::io(&directory);
     // What the log's files are must be known before any of them is changed.
@@ -364,9 +459,8 @@ fn finish(
     identity.segments = segment_files(&log).map_err(io_error())?;
     identity.write(&config.data, true).map_err(OpenError::io(&config.data))?;
     let identity = Arc::new(IdentityFile::new(&config.data, identity));
-    let times = times.into_iter().collect();
     let previous = last.filter(|last| *last != incarnation);
-    Ok(Opened { lock, identity, rows, log, held, previous, times, fresh })
+    Ok(Opened { lock, identity, rows, log, held, checkpoint: None, previous, fresh })
 }
 
 /// Cuts the log at `position` and opens its last segment for appending; makes the first one if there is none.
@@ -441,6 +535,19 @@ impl Source {
             }
         }
         Ok(&self.buffer[self.start..self.end.min(self.start + length)])
+    }
+
+    /// Passes over bytes from the place where it stands; nothing was looked at behind it but what is in the buffer. False
+    /// if the file ends before.
+    fn skip(&mut self, length: u64) -> io::Result<bool> {
+        let buffered = (self.end - self.start) as u64;
+        if length <= buffered {
+            self.start += length as usize;
+            return Ok(true);
+        }
+        let position = self.file.stream_position()? + (length - buffered);
+        (self.start, self.end) = (0, 0);
+        Ok(self.file.seek(SeekFrom::Start(position))? <= self.file.metadata()?.len())
     }
 
     fn consume(&mut self, length: usize) {

@@ -1,9 +1,11 @@
 //! The rows and what their next entry depends on: the state that the log, replayed, gives again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use geode_crdt::{ActorIndex, Frame, HybridClock, HybridTime, SYSTEM_DATABASE, VersionVector};
 use geode_replica::Fact;
+use geode_store::View;
 
 use crate::life::fact_of;
 use crate::table::{Origin, Table, Trace};
@@ -19,9 +21,17 @@ pub(crate) struct Rows {
     pub(crate) changed: BTreeSet<ActorIndex>,
     /// What was delivered of the life of regions and actors, and not yet told to the replica.
     pub(crate) facts: Vec<(Fact, HybridTime)>,
+    /// The greatest time delivered of each other region.
+    pub(crate) times: BTreeMap<Arc<str>, HybridTime>,
 }
 
 impl Rows {
+    /// No rows, and a clock that stands at zero.
+    pub(crate) fn new(table: Table, own: ActorIndex) -> Self {
+        let clock = HybridClock::default();
+        Self { table, clock, own, changed: BTreeSet::new(), facts: Vec::new(), times: BTreeMap::new() }
+    }
+
     /// Applies the entries `from..=to` of a frame. `suspect` is told of entries that may have left a conflict.
     pub(crate) fn deliver(
         &mut self,
@@ -30,7 +40,7 @@ impl Rows {
         to: u64,
         mut suspect: impl FnMut(&Table, &geode_crdt::frame::EntryRef<'_>),
     ) {
-        let writer = frame.writer();
+        let (writer, mut last) = (frame.writer(), None);
         for entry in frame.entries().filter(|entry| (from..=to).contains(&entry.sequence)) {
             self.table.entry_delivered(writer, entry.changed());
             let origin = Origin { time: entry.time, writer, sequence: entry.sequence, own: self.own };
@@ -48,11 +58,28 @@ impl Rows {
                 suspect(&self.table, &entry);
             }
             self.clock.observe(entry.time);
+            last = Some(entry.time);
+        }
+        if let Some(time) = last {
+            self.note_time(writer, time);
         }
         if writer == self.own {
             self.changed.clear();
         } else {
             self.changed.insert(writer);
+        }
+    }
+
+    /// An entry of `writer` from `time` was delivered.
+    fn note_time(&mut self, writer: ActorIndex, time: HybridTime) {
+        let actors = self.table.actors();
+        let region = &actors.id(writer).region;
+        if *region == actors.id(self.own).region {
+            return;
+        }
+        match self.times.get_mut(region) {
+            Some(passed) => *passed = time.max(*passed),
+            None => drop(self.times.insert(Arc::clone(region), time)),
         }
     }
 

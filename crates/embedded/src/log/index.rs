@@ -23,6 +23,16 @@ impl Index {
         }
     }
 
+    /// The frames noted at `position` or behind it: actor, first sequence, position.
+    pub(crate) fn since(&self, position: u64) -> Vec<(u32, u64, u64)> {
+        let mut found = Vec::new();
+        for (actor, frames) in &self.frames {
+            let first = frames.partition_point(|(_, at)| *at < position);
+            found.extend(frames[first..].iter().map(|(sequence, at)| (actor.0, *sequence, *at)));
+        }
+        found
+    }
+
     /// A position at or before the record that holds `sequence` of `actor`; `None` if the log holds nothing of it.
     pub(crate) fn seek(&self, actor: ActorIndex, sequence: u64) -> Option<u64> {
         let frames = self.frames.get(&actor)?;

@@ -5,17 +5,18 @@ use geode_crdt::{
     ActorIndex, Actors, Cancel, Deadline, Digest, Dot, HybridTime, KeyName, Kind, Op, Put, PutRef, Run,
     digest,
 };
-use hashbrown::hash_table;
+use hashbrown::hash_table::{self, OccupiedEntry};
 
 use super::cell::CellState;
 use super::dead::DeadRun;
+use super::entry::{Entry, Segment, Slot};
 use super::key::KeyState;
-use super::{Entry, Slot, Table, record, segment_of, table_hash};
+use super::{Table, record, segment_of, table_hash};
 
 /// What a row takes besides its bytes, and a key besides its rows: estimates, for reports.
-const ROW_BYTES: u64 = 64;
-const KEY_BYTES: u64 = 160;
-const PACKED_BYTES: u64 = 40;
+pub(super) const ROW_BYTES: u64 = 64;
+pub(super) const KEY_BYTES: u64 = 160;
+pub(super) const PACKED_BYTES: u64 = 40;
 
 /// The entry around an operation.
 #[derive(Clone, Copy, Debug)]
@@ -54,27 +55,32 @@ impl Table {
         let hash = self.hash(key);
         let Self { actors, segments, digest, live_keys, memory_bytes, deadlines, dead, .. } = self;
         let mut books = Books { actors, digest, memory_bytes, key_hash: digest::key_hash(key) };
-        let same = |entry: &Entry| entry.hash == hash && entry.slot.key() == key;
-        let place = segments[segment_of(hash)].entry(table_hash(hash), same, |entry| table_hash(entry.hash));
+        let Segment { entries, dirty, .. } = &mut segments[segment_of(hash)];
+        let same = |entry: &Entry| entry.is(hash, key);
+        let place = entries.entry(table_hash(hash), same, |entry| table_hash(entry.hash()));
         let mut entry = match place {
             hash_table::Entry::Occupied(entry) => entry,
             hash_table::Entry::Vacant(vacant) => match op {
                 Op::Set { dot, value, .. } if record::fits(key, *dot) => {
                     let row = PutRef { dot: *dot, time: origin.time, value };
-                    vacant.insert(Entry { hash, slot: Slot::Packed(books.pack(key, row)) });
+                    let entry = Entry::new(hash, Slot::Packed(books.pack(key, row)));
+                    entry.set_dirty();
+                    vacant.insert(entry);
+                    *dirty += 1;
                     live_keys[usize::from(key.database)] += 1;
                     return Trace::Clean;
                 }
                 Op::Remove { .. } | Op::Cancel { .. } => return Trace::Clean,
                 _ => {
                     *books.memory_bytes += KEY_BYTES + key.name.len() as u64;
-                    vacant.insert(Entry { hash, slot: Slot::Full(Box::new(KeyState::new(key))) })
+                    vacant.insert(Entry::new(hash, Slot::Full(Box::new(KeyState::new(key)))))
                 }
             },
         };
         if let (Op::Set { dot, value, replaces, .. }, Slot::Packed(bytes)) = (op, &mut entry.get_mut().slot) {
             let row = PutRef { dot: *dot, time: origin.time, value };
             if books.overwrite(bytes, key, row, *replaces) {
+                *dirty += usize::from(entry.get().set_dirty());
                 return Trace::Clean;
             }
         }
@@ -94,12 +100,8 @@ impl Table {
             (true, false) => *count -= 1,
             _ => {}
         }
-        if state.is_empty() {
-            *books.memory_bytes -= KEY_BYTES + key.name.len() as u64;
-            entry.remove();
-        } else {
-            books.repack(slot);
-        }
+        books.repack(slot);
+        settle(entry, dirty, memory_bytes);
         trace
     }
 
@@ -113,8 +115,8 @@ impl Table {
         for run in self.dead.delivered(writer, changed) {
             let key = KeyName { database: run.database, name: &run.name };
             let hash = self.hash(key);
-            let same = |entry: &Entry| entry.hash == hash && entry.slot.key() == key;
-            let Ok(mut entry) = self.segments[segment_of(hash)].find_entry(table_hash(hash), same) else {
+            let Segment { entries, dirty, .. } = &mut self.segments[segment_of(hash)];
+            let Ok(mut entry) = entries.find_entry(table_hash(hash), |entry| entry.is(hash, key)) else {
                 continue;
             };
             let Slot::Full(state) = &mut entry.get_mut().slot else { continue };
@@ -124,12 +126,20 @@ impl Table {
             });
             if held.is_some_and(|cancel| cancel.upto == run.upto) {
                 drop_dead(state, run.kind, &run.element, writer, &mut self.memory_bytes);
-            }
-            if state.is_empty() {
-                self.memory_bytes -= KEY_BYTES + run.name.len() as u64;
-                entry.remove();
+                settle(entry, dirty, &mut self.memory_bytes);
             }
         }
+    }
+}
+
+/// Ends a change of an entry's rows. One without rows stays only for as long as the disk may know of the key.
+fn settle(entry: OccupiedEntry<'_, Entry>, dirty: &mut usize, memory_bytes: &mut u64) {
+    if entry.get().slot.is_absent() && !entry.get().is_stored() {
+        *dirty -= usize::from(entry.get().is_dirty());
+        *memory_bytes -= KEY_BYTES + entry.get().slot.key().name.len() as u64;
+        entry.remove();
+    } else {
+        *dirty += usize::from(entry.get().set_dirty());
     }
 }
 

@@ -141,6 +141,19 @@ impl KeyState {
         }
     }
 
+    /// Visits every cell that has a row, dead ones too.
+    pub(super) fn each_cell<'s>(&'s self, mut visit: impl FnMut(Kind, &'s [u8], CellRef<'s>)) {
+        for (kind, cell) in [(Kind::Ttl, &self.ttl), (Kind::String, &self.string)] {
+            cell.rows().into_iter().for_each(|rows| visit(kind, &[], rows));
+        }
+        for kind in [Kind::Hash, Kind::Set, Kind::List] {
+            self.cells(kind).for_each(|(element, rows)| visit(kind, element, rows));
+        }
+        for ((kind, element), cell) in self.dead.iter().flat_map(|dead| dead.iter()) {
+            cell.rows().into_iter().for_each(|rows| visit(*kind, element, rows));
+        }
+    }
+
     pub(super) fn nth_cell(&self, kind: Kind, index: u64) -> Option<(&[u8], CellRef<'_>)> {
         let index = usize::try_from(index).ok()?;
         let elements = match kind {

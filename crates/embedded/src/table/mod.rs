@@ -5,8 +5,10 @@
 //! counts and the index of deadlines are kept with every row that comes or goes.
 
 mod apply;
+mod capture;
 mod cell;
 mod dead;
+mod entry;
 mod key;
 mod record;
 #[cfg(test)]
@@ -16,19 +18,23 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use geode_crdt::{
-    Actors, CellRef, Deadline, Digest, Dot, HybridTime, KeyName, Kind, SYSTEM_DATABASE, digest,
+    ActorId, ActorIndex, Actors, CellRef, Deadline, Digest, Dot, HybridTime, KeyName, Kind, SYSTEM_DATABASE,
+    digest,
 };
 use geode_store::{Extent, KeyView, Loaded, View};
-use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(crate) use apply::{Origin, Trace};
+pub(crate) use capture::{Captured, Changed, Chunk, Removed};
 use dead::DeadRuns;
+use entry::{Entry, Segment, Slot};
 use key::{Cells, KeyState};
 
 /// Bits of a key's hash that choose its segment: with 100 million keys a segment holds 50 000, rehashed in under a
 /// millisecond.
 const SEGMENT_BITS: u32 = 11;
+/// How many segments there are.
+pub(crate) const SEGMENTS: usize = 1 << SEGMENT_BITS;
 /// A scan looks at this many keys of other databases for each one that was asked for before it returns a cursor.
 const SCAN_PATIENCE: usize = 100;
 
@@ -37,7 +43,7 @@ const SCAN_PATIENCE: usize = 100;
 pub struct Table {
     actors: Actors,
     seed: u64,
-    segments: Box<[HashTable<Entry>]>,
+    segments: Box<[Segment]>,
     digest: Digest,
     live_keys: Box<[u64; 256]>,
     memory_bytes: u64,
@@ -65,42 +71,6 @@ impl Deadlines {
     }
 }
 
-/// One key. The hash is kept so that growing and scanning touch no other memory.
-#[derive(Debug)]
-struct Entry {
-    hash: u64,
-    slot: Slot,
-}
-
-#[derive(Debug)]
-enum Slot {
-    Packed(Box<[u8]>),
-    Full(Box<KeyState>),
-}
-
-impl Slot {
-    fn key(&self) -> KeyName<'_> {
-        match self {
-            Self::Packed(bytes) => record::key(bytes),
-            Self::Full(state) => state.key(),
-        }
-    }
-
-    fn as_ref<'v>(&'v self, actors: &'v Actors) -> KeyRef<'v> {
-        match self {
-            Self::Packed(bytes) => KeyRef(Rows::Packed(bytes)),
-            Self::Full(state) => KeyRef(Rows::Full(state, actors)),
-        }
-    }
-
-    fn is_live(&self) -> bool {
-        match self {
-            Self::Packed(_) => true,
-            Self::Full(state) => state.is_live(),
-        }
-    }
-}
-
 /// The rows of one key, borrowed.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyRef<'v>(Rows<'v>);
@@ -117,13 +87,37 @@ impl Table {
         Self {
             actors: Actors::default(),
             seed,
-            segments: (0..1 << SEGMENT_BITS).map(|_| HashTable::new()).collect(),
+            segments: (0..SEGMENTS).map(|_| Segment::default()).collect(),
             digest: Digest::default(),
             live_keys: Box::new([0; 256]),
             memory_bytes: 0,
             deadlines: Deadlines::default(),
             dead: DeadRuns::default(),
         }
+    }
+
+    /// An empty table for keys that are on disk: `digest` and `live_keys` (by database) say what they amount to.
+    pub(crate) fn restored(seed: u64, actors: &[ActorId], digest: Digest, live_keys: [u64; 256]) -> Self {
+        let mut table = Self { digest, live_keys: Box::new(live_keys), ..Self::new(seed) };
+        for id in actors {
+            table.actors.intern(id);
+        }
+        table
+    }
+
+    /// Seeds the hashes of this table.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Owner, canceller, sequence: of which entry of the second the delivered entries of the first depend.
+    pub(crate) fn depends(&self) -> impl Iterator<Item = (ActorIndex, ActorIndex, u64)> {
+        self.dead.depends()
+    }
+
+    /// Entries of `owner` that were delivered depend on `sequence` of `canceller`.
+    pub(crate) fn depend(&mut self, owner: ActorIndex, canceller: ActorIndex, sequence: u64) {
+        self.dead.depend(owner, canceller, sequence);
     }
 
     pub(crate) fn actors_mut(&mut self) -> &mut Actors {
@@ -147,7 +141,8 @@ impl Table {
 
     /// Up to `limit` live keys of a range of the digest. Linear in all keys: for people.
     pub(crate) fn keys_of_range(&self, range: u8, limit: usize) -> Vec<(u8, Vec<u8>)> {
-        let keys = self.segments.iter().flat_map(|segment| segment.iter().map(|entry| entry.slot.key()));
+        let entries = self.segments.iter().flat_map(|segment| segment.entries.iter());
+        let keys = entries.filter(|entry| !entry.slot.is_absent()).map(|entry| entry.slot.key());
         let matching = keys.filter(|key| digest::range_of(digest::key_hash(*key)) == usize::from(range));
         matching.take(limit).map(|key| (key.database, key.name.to_vec())).collect()
     }
@@ -157,8 +152,8 @@ impl Table {
     pub(crate) fn due(&self, extent: Extent, before: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
         let mut keys = Vec::new();
         for (deadline, hash) in self.deadlines.before(extent, before) {
-            let entries = self.segments[segment_of(hash)].iter_hash(table_hash(hash));
-            for entry in entries.filter(|entry| entry.hash == hash) {
+            let entries = self.segments[segment_of(hash)].entries.iter_hash(table_hash(hash));
+            for entry in entries.filter(|entry| entry.hash() == hash) {
                 let Slot::Full(state) = &entry.slot else { continue };
                 let wanted = extent == Extent::Whole || state.is_live();
                 if wanted && state.deadline() == Some(Deadline(deadline)) {
@@ -175,18 +170,18 @@ impl Table {
     }
 
     fn hash(&self, key: KeyName<'_>) -> u64 {
-        xxh3_64_with_seed(key.name, self.seed ^ u64::from(key.database))
+        entry::hash(xxh3_64_with_seed(key.name, self.seed ^ u64::from(key.database)))
     }
 
     fn find(&self, key: KeyName<'_>) -> Option<&Slot> {
         let hash = self.hash(key);
         let segment = &self.segments[segment_of(hash)];
-        let same = |entry: &Entry| entry.hash == hash && entry.slot.key() == key;
-        segment.find(table_hash(hash), same).map(|entry| &entry.slot)
+        let found = segment.entries.find(table_hash(hash), |entry| entry.is(hash, key));
+        found.map(|entry| &entry.slot).filter(|slot| !slot.is_absent())
     }
 }
 
-fn segment_of(hash: u64) -> usize {
+pub(crate) fn segment_of(hash: u64) -> usize {
     (hash >> (u64::BITS - SEGMENT_BITS)) as usize
 }
 
@@ -221,13 +216,13 @@ impl View for Table {
         let (mut left, mut patience) = (count.max(1), count.max(1).saturating_mul(SCAN_PATIENCE));
         for segment in &self.segments[segment_of(cursor)..] {
             candidates.clear();
-            candidates.extend(segment.iter().filter(|entry| entry.hash >= cursor));
-            candidates.sort_unstable_by_key(|entry| entry.hash);
+            candidates.extend(segment.entries.iter().filter(|entry| entry.hash() >= cursor));
+            candidates.sort_unstable_by_key(|entry| entry.hash());
             for (index, entry) in candidates.iter().enumerate() {
                 // Keys of equal hash share a place, so they are visited together.
-                let same_place = index > 0 && candidates[index - 1].hash == entry.hash;
+                let same_place = index > 0 && candidates[index - 1].hash() == entry.hash();
                 if (left == 0 || patience == 0) && !same_place {
-                    return Ok(entry.hash);
+                    return Ok(entry.hash());
                 }
                 patience = patience.saturating_sub(1);
                 let key = entry.slot.key();

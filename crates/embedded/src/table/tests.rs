@@ -1,16 +1,19 @@
 //! The table against plain cells: the same rows whatever form they are kept in, and whatever was dropped.
 
+mod redo;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use geode_crdt::op::Op;
 use geode_crdt::{
-    ActorId, ActorIndex, Amount, Cancel, Cell, CellRef, Deadline, Digest, Frame, FrameBuilder, HybridClock,
-    HybridTime, KeyName, Kind, Put, Run, VersionVector, digest,
+    ActorId, ActorIndex, Amount, Cancel, Cell, CellRef, Deadline, Digest, Frame, FrameBuilder, HybridTime,
+    KeyName, Kind, Put, Run, VersionVector, digest,
 };
 use geode_store::{Extent, KeyView, View};
 use proptest::prelude::*;
 
-use super::{Deadlines, Entry, Slot, Table};
+use super::entry::{Entry, Slot};
+use super::{Deadlines, Table};
 use crate::rows::Rows;
 
 const KEYS: [&[u8]; 3] = [b"a", b"b", b"c"];
@@ -64,8 +67,7 @@ impl Replica {
         let ids = (0..3).map(|step| ActorId::new(["ap", "eu", "us"][(index + step) % 3], 1));
         let actors: Vec<ActorIndex> = ids.map(|id| table.actors_mut().intern(&id)).collect();
         let own = actors[0];
-        let rows =
-            Rows { table, clock: HybridClock::default(), own, changed: BTreeSet::new(), facts: Vec::new() };
+        let rows = Rows::new(table, own);
         Self {
             rows,
             held: VersionVector::default(),
@@ -218,7 +220,7 @@ impl Replica {
 
     /// Runs that are kept although nothing of them is live.
     fn dead_runs(&self) -> usize {
-        let entries = self.rows.table.segments.iter().flat_map(|segment| segment.iter());
+        let entries = self.rows.table.segments.iter().flat_map(|segment| segment.entries.iter());
         let cells = entries.flat_map(|entry| {
             let Entry { slot, .. } = entry;
             ELEMENTS.iter().filter_map(move |(kind, element)| match slot {

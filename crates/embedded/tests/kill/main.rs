@@ -12,13 +12,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use geode_embedded::{Config, FsyncMode};
+use geode_store::Engine;
 use support::{Local, PLANET};
 
 /// How many answers are read before each kill.
 const ROUNDS: [u64; 5] = [1, 700, 90, 1_500, 333];
 
 fn config(data: &Path, fsync: FsyncMode) -> Config {
-    Config { fsync, segment_bytes: 30_000, ..Config::new(data, PLANET, "eu-west-1", &[]) }
+    Config {
+        fsync,
+        segment_bytes: 30_000,
+        checkpoint_bytes: 20_000,
+        ..Config::new(data, PLANET, "eu-west-1", &[])
+    }
 }
 
 fn main() {
@@ -44,6 +50,8 @@ fn write(directory: &Path, fsync: FsyncMode) {
         let count: u64 = region.run("INCR count").parse().unwrap();
         region.run(&format!("SET key:{count} {count:0200}"));
         region.run(&format!("RPUSH list {count}"));
+        // Checkpoints are made meanwhile, and the kill comes at any point of theirs.
+        region.store.engine.turn();
         // The test kills this process, so a closed pipe is only a race with that.
         if writeln!(stdout, "{count}").and_then(|()| stdout.flush()).is_err() {
             return;

@@ -1,0 +1,289 @@
+//! The checkpoint: all keys on disk as they were at some position of the log or later, so that a start replays only
+//! what stands behind it.
+//!
+//! It is *fuzzy*: while the keys that had changed by a position, the mark, are handed to the thread that writes them,
+//! commands go on, and some keys are written in a newer state. Replaying the log from the mark over such keys gives the
+//! same rows, because rows have names: what is put or removed again changes nothing (ARIES calls this redo idempotent
+//! by page; here it is by row). Two rules make that whole: no image is on disk before the entries that it shows are
+//! (write-ahead), and a start replays at least as far as any image goes. Keys that change while a checkpoint is made
+//! stay dirty for the next one.
+//!
+//! Source: Mohan et al., "ARIES", TODS 1992, for fuzzy checkpoints and redo.
+
+mod file;
+mod mark;
+mod record;
+mod totals;
+mod writer;
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use geode_crdt::{Actors, VersionVector};
+use geode_store::View;
+
+pub(crate) use file::{CheckpointFile, FORMAT, FileError, Owner, Stored};
+pub(crate) use mark::Mark;
+use totals::Totals;
+use writer::{Batch, Job, Task, Writer};
+
+use crate::delivery::Core;
+use crate::identity::IdentityFile;
+use crate::inbox::Inbox;
+use crate::log::Durability;
+use crate::table::{Captured, Chunk, Removed, Table};
+
+/// The name of the file in the data directory.
+pub(crate) const FILE: &str = "checkpoint.redb";
+/// Bytes of images that are made at once: a third of a millisecond of the data thread.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Entries of the table that are looked at at once for changed ones.
+const CHUNK_PATIENCE: usize = 32 << 10;
+/// After a failure the next attempt waits, longer each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A checkpoint as it was found at a start.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) file: CheckpointFile,
+    pub(crate) totals: Totals,
+    pub(crate) actors: Actors,
+    /// The position of its mark.
+    pub(crate) position: u64,
+}
+
+/// What the writing thread needs of the engine.
+pub(crate) struct Surroundings {
+    pub(crate) sync: Arc<Durability>,
+    pub(crate) identity: Arc<IdentityFile>,
+    pub(crate) inbox: Arc<Inbox>,
+}
+
+/// The data thread's end of the checkpoint.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    writer: Writer,
+    stage: Stage,
+    /// Number of the last checkpoint that was begun, and of the last batch.
+    cycle: u64,
+    batch: u64,
+    /// A job for which there was no room.
+    pending: Option<Job>,
+    /// Actors that the writer knows.
+    known_actors: usize,
+    /// Position of the last mark on disk.
+    marked: u64,
+    completed: Option<Instant>,
+    /// Keys that were handed over as gone, by batch.
+    removed: VecDeque<(u64, Removed)>,
+    failures: u64,
+    pause: Duration,
+    retry_at: Option<Instant>,
+    /// Log behind the mark that is always worth less than a checkpoint.
+    least_tail: u64,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Idle,
+    /// Changed keys are handed over.
+    Walking(Box<Mark>, Captured),
+    /// All were; the mark with this position is on its way to the disk.
+    Finishing(u64),
+}
+
+impl writer::Surroundings for Surroundings {
+    fn force_log(&self, position: u64) -> io::Result<()> {
+        if self.sync.synced() >= position {
+            return Ok(());
+        }
+        self.sync.sync_now().inspect_err(|_| self.identity.distrust())
+    }
+
+    fn wake(&self) {
+        self.inbox.wake();
+    }
+}
+
+impl Checkpoint {
+    /// Goes on from what was found in the data directory, if anything was.
+    pub(crate) fn start(
+        data: &Path,
+        owner: Owner,
+        found: Option<Found>,
+        surroundings: Surroundings,
+        least_tail: u64,
+    ) -> io::Result<Self> {
+        let path: PathBuf = data.join(FILE);
+        let (marked, known_actors) =
+            found.as_ref().map_or((0, 0), |found| (found.position, found.actors.len()));
+        let opened = found.map(|found| (found.file, found.totals, found.actors));
+        Ok(Self {
+            writer: Writer::start(path, owner, opened, surroundings)?,
+            stage: Stage::Idle,
+            cycle: 0,
+            batch: 0,
+            pending: None,
+            known_actors,
+            marked,
+            completed: None,
+            removed: VecDeque::new(),
+            failures: 0,
+            pause: FIRST_PAUSE,
+            retry_at: None,
+            least_tail,
+        })
+    }
+
+    /// Whether [`Self::step`] would make images: everything before must be in the kernel.
+    pub(crate) fn needs_flush(&self, core: &Core, now: Instant) -> bool {
+        match self.stage {
+            Stage::Walking(..) => self.pending.is_none(),
+            Stage::Idle => self.is_due(core, now),
+            Stage::Finishing(_) => false,
+        }
+    }
+
+    /// One bounded step. Everything that was applied is in the kernel. Returns whether there is more to do at once.
+    pub(crate) fn step(&mut self, core: &mut Core, held: &VersionVector, now: Instant) -> bool {
+        self.settle(&mut core.rows.table, now);
+        if !self.offer_pending() {
+            return false;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Idle => {
+                let due = self.is_due(core, now);
+                if due {
+                    self.cycle += 1;
+                    self.stage = Stage::Walking(Box::new(mark(core, held)), Captured::default());
+                }
+                due
+            }
+            Stage::Walking(mark, at) => {
+                self.walk(core, mark, at);
+                self.pending.is_none()
+            }
+            Stage::Finishing(position) => {
+                self.stage = Stage::Finishing(position);
+                false
+            }
+        }
+    }
+
+    /// Position of the last mark on disk: what stands before it is not needed to start.
+    pub(crate) fn marked(&self) -> u64 {
+        self.marked
+    }
+
+    /// When the last checkpoint was completed, if this process completed one.
+    pub(crate) fn completed(&self) -> Option<Instant> {
+        self.completed
+    }
+
+    /// How many checkpoints could not be written.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.writer.progress().file_bytes()
+    }
+
+    /// Writing a key to the B-tree costs several times what a SET does. So the log may grow by as much as there is data
+    /// before all that changed is written again, as Redis does by `auto-aof-rewrite-percentage 100`.
+    fn is_due(&self, core: &Core, now: Instant) -> bool {
+        let tail = core.log.written() - self.marked.min(core.log.written());
+        let data = core.rows.table.memory_bytes().max(self.writer.progress().image_bytes());
+        tail > self.least_tail.max(data.min(self.least_tail.saturating_mul(64)))
+            && self.retry_at.is_none_or(|at| now >= at)
+    }
+
+    /// Takes note of what the writing thread did.
+    fn settle(&mut self, table: &mut Table, now: Instant) {
+        let progress = self.writer.progress();
+        if let Some(reason) = progress.take_failure() {
+            tracing::warn!(
+                "the checkpoint could not be written ({reason}); it is tried again in {:?}. Until then a restart takes \
+                 longer; nothing is lost",
+                self.pause
+            );
+            self.failures += 1;
+            self.stage = Stage::Idle;
+            if let Some(Job { task: Task::Chunk(batch), .. }) = self.pending.take() {
+                self.known_actors -= batch.actors.len();
+            }
+            self.removed.clear();
+            table.mark_all_dirty();
+            self.retry_at = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            return;
+        }
+        let committed = progress.committed();
+        while let Some((_, removed)) = self.removed.pop_front_if(|(batch, _)| *batch <= committed) {
+            table.forget(removed);
+        }
+        if let Stage::Finishing(position) = self.stage
+            && progress.marked() == Some(position)
+        {
+            self.stage = Stage::Idle;
+            self.marked = position;
+            self.completed = Some(now);
+            (self.pause, self.retry_at) = (FIRST_PAUSE, None);
+        }
+    }
+
+    /// Whether no job is left for which there was no room.
+    fn offer_pending(&mut self) -> bool {
+        if let Some(job) = self.pending.take() {
+            self.pending = self.writer.offer(job).err();
+        }
+        self.pending.is_none()
+    }
+
+    fn walk(&mut self, core: &mut Core, mark: Box<Mark>, mut at: Captured) {
+        let number = self.batch + 1;
+        let (mut chunk, removed) = (Chunk::default(), &mut self.removed);
+        let table = &mut core.rows.table;
+        table.capture(&mut at, &mut chunk, CHUNK_BYTES, CHUNK_PATIENCE, |key| {
+            removed.push_back((number, key))
+        });
+        if !chunk.is_empty() {
+            self.batch = number;
+            let actors = table.actors().iter().skip(self.known_actors);
+            let actors: Vec<_> = actors.map(|(_, id)| id.clone()).collect();
+            self.known_actors += actors.len();
+            let batch = Batch { chunk, number, through: core.log.written(), actors };
+            self.pending = Some(Job { cycle: self.cycle, task: Task::Chunk(batch) });
+            self.offer_pending();
+        }
+        // The mark comes after the last chunk.
+        if !at.is_done() || self.pending.is_some() {
+            self.stage = Stage::Walking(mark, at);
+        } else {
+            let frames = core.log.index().since(self.marked);
+            let before = frames.into_iter().filter(|(_, _, position)| *position < mark.position).collect();
+            self.stage = Stage::Finishing(mark.position);
+            self.pending = Some(Job { cycle: self.cycle, task: Task::Finish(mark, before) });
+            self.offer_pending();
+        }
+    }
+}
+
+/// What a replay from here on needs to know. Everything applied is in the log.
+fn mark(core: &Core, held: &VersionVector) -> Mark {
+    let rows = &core.rows;
+    Mark {
+        position: core.log.written(),
+        own: rows.own.0,
+        clock: rows.clock.last().0,
+        held: held.iter().map(|(actor, sequence)| (actor.0, sequence)).collect(),
+        changed: rows.changed.iter().map(|actor| actor.0).collect(),
+        times: rows.times.iter().map(|(region, time)| (region.to_string(), time.0)).collect(),
+        depends: rows.table.depends().map(|(owner, by, sequence)| (owner.0, by.0, sequence)).collect(),
+    }
+}

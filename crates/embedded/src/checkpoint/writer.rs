@@ -1,0 +1,289 @@
+//! The thread that writes the checkpoint: a B-tree waits for the disk, and the data thread must not.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use geode_crdt::{ActorId, Actors};
+use redb::WriteTransaction;
+
+use super::file::{self, CheckpointFile, FileError, Owner};
+use super::mark::Mark;
+use super::totals::Totals;
+use crate::table::Chunk;
+
+/// Jobs that may wait for the thread: each holds a chunk at most.
+const JOBS: usize = 8;
+/// Bytes of images that are committed at once: what a commit costs besides is small against writing them.
+const COMMIT_BYTES: usize = 64 << 20;
+
+/// A part of a checkpoint.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Images of changed keys.
+    Chunk(Batch),
+    /// Every key that was dirty at the mark has come. With the mark, the places in the log of some frames before it.
+    Finish(Box<Mark>, Vec<(u32, u64, u64)>),
+}
+
+/// What the thread is to do. After a failure it does nothing more of the same checkpoint.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Which checkpoint it belongs to, numbered from 1.
+    pub(crate) cycle: u64,
+    pub(crate) task: Task,
+}
+
+/// A chunk and what it needs to mean the same later.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) chunk: Chunk,
+    /// Batches are numbered without gaps.
+    pub(crate) number: u64,
+    /// Up to where the log must be on disk before these images may be.
+    pub(crate) through: u64,
+    /// Actors that were met since the last batch.
+    pub(crate) actors: Vec<ActorId>,
+}
+
+/// How far the thread is.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// All batches up to this number are on disk.
+    committed: AtomicU64,
+    /// The position of the last mark on disk, plus one; 0 is none.
+    marked: AtomicU64,
+    /// Bytes of the file, and of the images in it.
+    file_bytes: AtomicU64,
+    image_bytes: AtomicU64,
+    stop: AtomicBool,
+    failure: Mutex<Option<String>>,
+}
+
+impl Progress {
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// The position of the last mark on disk.
+    pub(crate) fn marked(&self) -> Option<u64> {
+        self.marked.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn image_bytes(&self) -> u64 {
+        self.image_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What went wrong since this was last asked. What was not committed is lost.
+    pub(crate) fn take_failure(&self) -> Option<String> {
+        // Nothing panics while it is locked.
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Forces the log onto the disk up to a position, and wakes the data thread.
+pub(crate) trait Surroundings: Send + 'static {
+    /// Returns when the log is on disk up to `position`.
+    ///
+    /// # Errors
+    /// It cannot be forced onto the disk.
+    fn force_log(&self, position: u64) -> io::Result<()>;
+    /// There is news in the progress, or room for jobs.
+    fn wake(&self);
+}
+
+/// The thread; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    jobs: Option<SyncSender<Job>>,
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The thread's own state.
+struct Work<S> {
+    path: PathBuf,
+    owner: Owner,
+    // Dropped before the file it belongs to.
+    open: Option<WriteTransaction>,
+    file: Option<CheckpointFile>,
+    /// Of what is committed, and of what is written.
+    committed: Totals,
+    totals: Totals,
+    actors: Actors,
+    /// Actors that are in the file.
+    stored_actors: usize,
+    failed_cycle: u64,
+    /// Bytes, the last batch, and how far the log must reach, of what is written and not committed.
+    bytes: usize,
+    number: u64,
+    through: u64,
+    progress: Arc<Progress>,
+    surroundings: S,
+}
+
+impl Writer {
+    /// Starts the thread on an opened file with its totals, or one that is to be made. `actors` are those of the file.
+    pub(crate) fn start(
+        path: PathBuf,
+        owner: Owner,
+        opened: Option<(CheckpointFile, Totals, Actors)>,
+        surroundings: impl Surroundings,
+    ) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(JOBS);
+        let progress = Arc::new(Progress::default());
+        let (file, totals, actors) =
+            opened.map_or_else(Default::default, |(file, totals, actors)| (Some(file), totals, actors));
+        progress.image_bytes.store(totals.bytes, Ordering::Relaxed);
+        progress.file_bytes.store(file.as_ref().map_or(0, CheckpointFile::bytes), Ordering::Relaxed);
+        let work = Work {
+            path,
+            owner,
+            file,
+            committed: totals.clone(),
+            totals,
+            stored_actors: actors.len(),
+            actors,
+            open: None,
+            failed_cycle: 0,
+            bytes: 0,
+            number: 0,
+            through: 0,
+            progress: Arc::clone(&progress),
+            surroundings,
+        };
+        let thread = std::thread::Builder::new()
+            .name("geode-checkpoint".to_owned())
+            .spawn(move || work.run(&queue))?;
+        Ok(Self { jobs: Some(jobs), progress, thread: Some(thread) })
+    }
+
+    /// Hands a job over; gives it back if too many wait. The data thread is woken when there is room.
+    pub(crate) fn offer(&self, job: Job) -> Result<(), Job> {
+        use std::sync::mpsc::TrySendError::{Disconnected, Full};
+        match self.jobs.as_ref().map(|jobs| jobs.try_send(job)) {
+            Some(Err(Full(job) | Disconnected(job))) => Err(job),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.progress.stop.store(true, Ordering::Release);
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // It ends after the job at hand; what is not committed is in the log.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<S: Surroundings> Work<S> {
+    fn run(mut self, queue: &Receiver<Job>) {
+        while let Ok(job) = queue.recv() {
+            if self.progress.stop.load(Ordering::Acquire) {
+                return;
+            }
+            let cycle = job.cycle;
+            if let Task::Chunk(batch) = &job.task {
+                // Even of a chunk that is passed over: the data thread will not name them again.
+                for id in &batch.actors {
+                    self.actors.intern(id);
+                }
+            }
+            if cycle > self.failed_cycle
+                && let Err(error) = self.run_task(job.task)
+            {
+                self.failed_cycle = cycle;
+                self.fail(error);
+            }
+            self.surroundings.wake();
+        }
+    }
+
+    fn run_task(&mut self, task: Task) -> Result<(), FileError> {
+        match task {
+            Task::Chunk(batch) => {
+                (self.number, self.through) = (batch.number, batch.through);
+                let mut totals = std::mem::take(&mut self.totals);
+                let written = self.transaction().and_then(|transaction| {
+                    file::write_chunk(&transaction, &mut totals, &self.actors, &batch.chunk)
+                        .map(|()| transaction)
+                });
+                self.totals = totals;
+                self.open = Some(written?);
+                self.bytes += batch.chunk.bytes();
+                if self.bytes >= COMMIT_BYTES { self.commit(None) } else { Ok(()) }
+            }
+            Task::Finish(mark, index) => {
+                self.through = self.through.max(mark.position);
+                let transaction = self.transaction()?;
+                file::write_index(&transaction, &index)?;
+                self.open = Some(transaction);
+                self.commit(Some(&mark))
+            }
+        }
+    }
+
+    fn transaction(&mut self) -> Result<WriteTransaction, FileError> {
+        if let Some(open) = self.open.take() {
+            return Ok(open);
+        }
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => CheckpointFile::create(&self.path, &self.owner)?,
+        };
+        self.file.insert(file).begin()
+    }
+
+    fn commit(&mut self, mark: Option<&Mark>) -> Result<(), FileError> {
+        let transaction = self.transaction()?;
+        let ids: Vec<ActorId> =
+            self.actors.iter().skip(self.stored_actors).map(|(_, id)| id.clone()).collect();
+        file::write_actors(&transaction, self.stored_actors as u32, &ids)?;
+        file::write_totals(&transaction, &self.totals, self.through)?;
+        if let Some(mark) = mark {
+            file::write_mark(&transaction, mark)?;
+        }
+        // Write-ahead: no image may be on disk before the entries that it shows.
+        self.surroundings.force_log(self.through).map_err(FileError::Io)?;
+        transaction.commit()?;
+        self.stored_actors = self.actors.len();
+        self.committed = self.totals.clone();
+        self.bytes = 0;
+        let progress = &self.progress;
+        progress.image_bytes.store(self.totals.bytes, Ordering::Relaxed);
+        progress.file_bytes.store(self.file.as_ref().map_or(0, CheckpointFile::bytes), Ordering::Relaxed);
+        progress.committed.store(self.number, Ordering::Release);
+        if let Some(mark) = mark {
+            progress.marked.store(mark.position + 1, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Goes back to what is committed.
+    fn fail(&mut self, error: FileError) {
+        // After an error of the disk the library takes nothing more until it is opened again.
+        (self.open, self.file) = (None, None);
+        self.totals = self.committed.clone();
+        self.bytes = 0;
+        let reason = match error {
+            FileError::Io(error) => error.to_string(),
+            FileError::Damaged(reason) => reason,
+            other => format!("{other:?}"),
+        };
+        *self.progress.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+}
