@@ -42,6 +42,9 @@ pub(crate) enum Outcome {
     Unknown,
 }
 
+/// How long a client that moves waits for what it saw elsewhere, in milliseconds: as a door does.
+const TOKEN_MS: u64 = 500;
+
 /// The key that marks a client's requests.
 const MARK: &str = "mark";
 
@@ -119,11 +122,18 @@ pub(crate) fn words(line: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
 
-/// A client in one region.
+/// A client.
 pub(crate) struct Client<'r> {
     pub(crate) number: usize,
+    /// Where it is now.
     pub(crate) region: usize,
-    pub(crate) address: SocketAddr,
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Whether it goes from region to region with its token.
+    pub(crate) moves: bool,
+    /// Planted: it goes without waiting for what it saw.
+    pub(crate) ignores_token: bool,
+    /// What it has seen.
+    pub(crate) token: Option<String>,
     pub(crate) keys: usize,
     pub(crate) think_ms: u64,
     pub(crate) script: Script,
@@ -139,8 +149,12 @@ impl Client<'_> {
     pub(crate) fn run(&mut self) {
         let mut connection = None;
         while !self.is_over.load(Ordering::Relaxed) && self.objections.is_empty() {
+            if self.moves && self.script.random.one_in(4) {
+                self.region = self.script.random.index(self.addresses.len());
+                connection = None;
+            }
             let Some(open) = &mut connection else {
-                connection = Connection::open(self.address).ok();
+                connection = self.arrive().ok();
                 if connection.is_none() {
                     std::thread::sleep(AGAIN);
                 }
@@ -154,6 +168,21 @@ impl Client<'_> {
             let think_ms = self.script.random.below(2 * self.think_ms);
             std::thread::sleep(Duration::from_millis(think_ms));
         }
+    }
+
+    /// Connects to where it is, and waits until all that it saw is there; if that does not come, it begins anew.
+    fn arrive(&mut self) -> io::Result<Connection> {
+        let mut connection = Connection::open(self.addresses[self.region])?;
+        if let (Some(token), false) = (&self.token, self.ignores_token) {
+            let covered = connection.ask(&format!("GEODE.WAIT {token} {TOKEN_MS}"));
+            if !matches!(covered, Ok(Value::Integer(1))) {
+                self.token = None;
+                self.begin_anew();
+                // An answer may still be under way.
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(connection)
     }
 
     fn begin_anew(&mut self) {
@@ -209,6 +238,15 @@ impl Client<'_> {
         self.object(objection);
         if matches!(ask, Ask::Transfer(_)) {
             self.look_at_transactions(connection)?;
+        }
+        if self.moves {
+            self.token = match connection.ask("GEODE.VECTOR")? {
+                Value::Bulk(token) => String::from_utf8(token).ok(),
+                _ => None,
+            };
+            if self.token.is_none() {
+                self.begin_anew();
+            }
         }
         Ok(())
     }

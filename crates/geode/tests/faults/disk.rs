@@ -10,12 +10,18 @@ use std::process::Command;
 use geode_sim::{Random, Tail};
 
 use crate::control::{self, Control, SYNCED_BYTES, Synced, Syncs, Writes};
+use crate::volume::Volume;
 
 /// One region's disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    /// Where the geode keeps its data.
+    /// Where the geode keeps its data, as it sees it.
     pub(crate) data: PathBuf,
+    /// A file system of its own, if it has one.
+    volume: Option<Volume>,
+    is_full: bool,
+    /// Where a copy of what is on disk for certain is made.
+    certain: PathBuf,
     control: PathBuf,
     journal: PathBuf,
     boot: PathBuf,
@@ -32,11 +38,15 @@ struct Durable {
 }
 
 impl Disk {
-    /// A new disk below a directory.
-    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+    /// A new disk below a directory; with a volume of its own, if wanted and possible.
+    pub(crate) fn new(directory: &Path, wants_volume: bool) -> io::Result<Self> {
+        let mounted = directory.join("volume");
+        fs::create_dir_all(&mounted)?;
         let mut disk = Self {
-            data: directory.join("data"),
+            data: mounted.join("data"),
+            volume: if wants_volume { Volume::mount(&mounted) } else { None },
+            is_full: false,
+            certain: directory.join("certain"),
             control: directory.join("control"),
             journal: directory.join("journal"),
             boot: directory.join("boot"),
@@ -49,11 +59,29 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Has a geode run on this disk.
-    pub(crate) fn put_under(&self, command: &mut Command) {
+    /// A geode that is to run on this disk.
+    pub(crate) fn command(&self, geode: &str) -> Command {
+        let volume = self.volume.as_ref();
+        let mut command = volume.map_or_else(|| Command::new(geode), |volume| volume.command(geode));
         command.env("LD_PRELOAD", library()).env(control::DATA, &self.data);
         command.env(control::CONTROL, &self.control).env(control::JOURNAL, &self.journal);
         command.env(control::BOOT, &self.boot);
+        command
+    }
+
+    /// The data, as others than the geode reach it.
+    pub(crate) fn data_from_outside(&self) -> PathBuf {
+        self.volume.as_ref().map_or_else(|| self.data.clone(), |volume| volume.outside().join("data"))
+    }
+
+    /// Nothing more fits, or something does again.
+    pub(crate) fn fill(&mut self, is_full: bool) -> io::Result<()> {
+        self.is_full = is_full;
+        match &self.volume {
+            Some(volume) if is_full => volume.fill(),
+            Some(volume) => volume.empty(),
+            None => self.fail_writes(if is_full { Writes::NoSpace } else { Writes::Work }, 0),
+        }
     }
 
     pub(crate) fn fail_writes(&mut self, writes: Writes, room: u64) -> io::Result<()> {
@@ -73,7 +101,7 @@ impl Disk {
 
     /// Whether writes or syncs fail.
     pub(crate) fn is_bad(&self) -> bool {
-        (self.now.writes, self.now.syncs) != (Writes::Work, Syncs::Work)
+        self.is_full || (self.now.writes, self.now.syncs) != (Writes::Work, Syncs::Work)
     }
 
     fn write_control(&self) -> io::Result<()> {
@@ -95,9 +123,9 @@ impl Disk {
         before: impl FnOnce(&Path),
     ) -> io::Result<u64> {
         let durable = self.durable()?;
-        let certain = self.data.with_extension("certain");
+        let (data, certain) = (self.data_from_outside(), self.certain.clone());
         fs::create_dir_all(certain.join("log"))?;
-        for file in files(&self.data.join("log"))? {
+        for file in files(&data.join("log"))? {
             let copy = certain.join("log").join(file.file_name().unwrap_or_default());
             fs::copy(&file, &copy)?;
             let metadata = fs::metadata(&file)?;
@@ -110,14 +138,14 @@ impl Disk {
         before(&certain);
         fs::remove_dir_all(&certain)?;
         let mut lost = 0;
-        for file in files(&self.data)?.into_iter().chain(files(&self.data.join("log"))?) {
+        for file in files(&data)?.into_iter().chain(files(&data.join("log"))?) {
             let inode = fs::metadata(&file)?.ino();
             lost += forget(&file, &durable.get(&inode).cloned().unwrap_or_default(), tail, random)?;
         }
         // Whatever is there now is what the new boot finds: all of it is on disk.
         File::create(&self.journal)?;
         let mut journal = OpenOptions::new().append(true).open(&self.journal)?;
-        for file in files(&self.data)?.into_iter().chain(files(&self.data.join("log"))?) {
+        for file in files(&data)?.into_iter().chain(files(&data.join("log"))?) {
             let metadata = fs::metadata(&file)?;
             let note = Synced { inode: metadata.ino(), length: metadata.len(), failed: false };
             journal.write_all(&note.encode())?;

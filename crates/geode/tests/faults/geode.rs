@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::disk::Disk;
+use crate::plan::Plan;
 use crate::relay::Relay;
 
 const GEODE: &str = env!("CARGO_BIN_EXE_geode");
@@ -63,14 +64,14 @@ impl Addresses {
 }
 
 /// The regions of one run, none of them started.
-pub(crate) fn geodes(directory: &Path, fsync: &[&str], relay: &Relay) -> Vec<Geode> {
+pub(crate) fn geodes(directory: &Path, plan: &Plan, relay: &Relay) -> Vec<Geode> {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = 1 + RUNS.fetch_add(1, Ordering::Relaxed) % 30;
     let all: Vec<Addresses> = (0..NAMES.len()).map(|region| Addresses::of(run, region)).collect();
     let one = |region: usize| {
         let directory = directory.join(NAMES[region]);
-        let disk = Disk::new(&directory).unwrap();
-        std::fs::write(directory.join("planet.toml"), planet_toml(region, fsync[region], &all, &disk))
+        let disk = Disk::new(&directory, plan.fills(region)).unwrap();
+        std::fs::write(directory.join("planet.toml"), planet_toml(region, plan.fsync[region], &all, &disk))
             .unwrap();
         for other in (0..all.len()).filter(|other| *other != region) {
             relay.join(region, other, all[region].to(other), all[other].link());
@@ -99,10 +100,9 @@ fn planet_toml(region: usize, fsync: &str, all: &[Addresses], disk: &Disk) -> St
 impl Geode {
     pub(crate) fn start(&mut self) {
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
-        let mut command = Command::new(GEODE);
+        let mut command = self.disk.command(GEODE);
         command.args(["run", "--region", self.name, "--config"]).arg(self.directory.join("planet.toml"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.disk.put_under(&mut command);
         self.child = Some(command.spawn().unwrap());
     }
 

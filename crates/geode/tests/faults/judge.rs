@@ -115,7 +115,7 @@ fn same_everywhere(logs: &[Log], settled_us: u64) -> Result<BTreeMap<&Name, &Ent
     Ok(all)
 }
 
-/// Every request stands in one entry at most, and every entry is a request's or a sweep.
+/// Every request stands in one entry at most, and every entry is a request's, a sweep, or the regions' own.
 fn once_each<'e>(
     entries: &BTreeMap<&'e Name, &'e Entry>,
     asked: &BTreeMap<&str, &Asked>,
@@ -123,7 +123,7 @@ fn once_each<'e>(
     let mut marks = BTreeMap::new();
     for ((actor, sequence), entry) in entries.iter().map(|(name, entry)| (*name, *entry)) {
         let Some(mark) = &entry.mark else {
-            if entry.only_removes {
+            if entry.only_removes || entry.is_system {
                 continue;
             }
             return Err(("names", format!("nobody asked for entry {sequence} of {actor}")));
@@ -188,8 +188,8 @@ impl Retold {
                     self.history.write_elsewhere(region, entry.time);
                 }
             }
-            Some(_) => self.history.write_elsewhere(region, entry.time),
-            None => self.history.sweep(region, entry.time, entry.extent, &entry.keys),
+            _ if asked.is_some() || entry.is_system => self.history.write_elsewhere(region, entry.time),
+            _ => self.history.sweep(region, entry.time, entry.extent, &entry.keys),
         }
         self.times.insert(name.clone(), entry.time);
         self.upto.insert(actor.clone(), *sequence);

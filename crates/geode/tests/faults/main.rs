@@ -20,10 +20,11 @@ mod plants;
 mod record;
 mod relay;
 mod run;
+mod volume;
 
 use std::ops::RangeInclusive;
 
-use plan::Plan;
+use plan::{Fault, Kind, Plan};
 
 /// Seeds that are played on every machine.
 const SEEDS: RangeInclusive<u64> = 1..=4;
@@ -55,5 +56,16 @@ fn every_rule_holds_for_real_processes() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn a_full_file_system_takes_nothing_that_was_acknowledged() {
+    let full = |region, at_ms| Fault { at_ms, kind: Kind::Full { region, for_ms: 1_200 } };
+    let plan = Plan { fsync: vec!["everysec", "always", "never"], ..Plan::of(1) };
+    let plan = Plan { faults: vec![full(0, 400), full(1, 800), full(0, 2_600), full(2, 3_000)], ..plan };
+    let directory = tempfile::tempdir().unwrap();
+    if let Err(violation) = run::play(&plan, directory.path()) {
+        panic!("{violation}; logs and data: {}", directory.keep().display());
     }
 }

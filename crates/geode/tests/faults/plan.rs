@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     Partition { region: usize, silent: bool, for_ms: u64 },
     /// Writes to the disk fail, after so many bytes.
     Writes { region: usize, writes: Writes, room: u64, for_ms: u64 },
+    /// The file system is full.
+    Full { region: usize, for_ms: u64 },
     /// Syncs fail.
     Syncs { region: usize, for_ms: u64 },
     /// Syncs say that all is well and write nothing, until all is healed. No seed has this: no product survives it.
@@ -55,6 +57,8 @@ pub(crate) struct Plan {
     /// One-way delays between regions.
     pub(crate) delay_ms: Vec<Vec<u64>>,
     pub(crate) clients: usize,
+    /// Planted: clients that move do not wait for what they saw.
+    pub(crate) ignores_tokens: bool,
     /// How long a client thinks between two requests, on average.
     pub(crate) think_ms: u64,
     /// How many keys they share, at most 6.
@@ -77,6 +81,7 @@ impl Plan {
             fsync: (0..regions).map(|_| if mixed { *random.pick(&modes) } else { one }).collect(),
             delay_ms: (0..regions).map(|_| (0..regions).map(|_| *random.pick(&delays)).collect()).collect(),
             clients: 3 * regions,
+            ignores_tokens: false,
             think_ms: 60,
             keys: *random.pick(&[2, 4, 6]),
             length_ms: LENGTH_MS,
@@ -88,6 +93,13 @@ impl Plan {
         }
         plan.faults.sort_by_key(|fault| fault.at_ms);
         plan
+    }
+
+    /// Whether a region's file system is to be full some time.
+    pub(crate) fn fills(&self, region: usize) -> bool {
+        self.faults
+            .iter()
+            .any(|fault| matches!(fault.kind, Kind::Full { region: full, .. } if full == region))
     }
 
     fn add(&mut self, random: &mut Random) {
@@ -117,6 +129,7 @@ fn kind(regions: usize, random: &mut Random) -> Kind {
         7 => Kind::Break { a: region, b: other },
         8 => Kind::OneWay { from: region, to: other, for_ms },
         9 | 10 => Kind::Partition { region, silent: random.one_in(2), for_ms },
+        11 if random.one_in(2) => Kind::Full { region, for_ms },
         11 => {
             let writes = *random.pick(&[Writes::NoSpace, Writes::NoSpace, Writes::Error, Writes::ReadOnly]);
             Kind::Writes { region, writes, room: random.below(20_000), for_ms }

@@ -80,8 +80,8 @@ const PLANTS: [Plant; 10] = [
         }
     }),
     ("a region reads another value in the end", "oracle", |evidence| {
-        let read = evidence.finally.iter_mut().find(|read| read.answers[0].1 != Value::Simple("none".into()));
-        read.unwrap().answers[0].1 = Value::Simple("none".into());
+        let left = evidence.finally[3].answers.iter_mut().find(|(line, _)| line.starts_with("PTTL"));
+        left.unwrap().1 = Value::Integer(77);
     }),
 ];
 
@@ -133,4 +133,18 @@ fn a_disk_that_lies_about_what_it_wrote_is_found() {
     let violation = run::play(&plan, directory.path()).unwrap_err();
     // The region may also see for itself that its log is shorter than it was on disk, and refuse to start.
     assert!(["durability", "processes"].contains(&violation.rule), "{violation}");
+}
+
+#[test]
+fn sessions_that_move_without_their_token_are_found() {
+    let plan = Plan {
+        delay_ms: vec![vec![200; 3]; 3],
+        faults: Vec::new(),
+        think_ms: 5,
+        ignores_tokens: true,
+        ..Plan::of(1)
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let violation = run::play(&plan, directory.path()).unwrap_err();
+    assert_eq!(violation.rule, "reads your writes", "{violation}");
 }

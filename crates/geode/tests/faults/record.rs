@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
-use geode_crdt::{ActorId, Actors, Frame, Kind, Op};
+use geode_crdt::{ActorId, Actors, Frame, Kind, Op, SYSTEM_DATABASE};
 use geode_store::Extent;
 
 use crate::client::mark_of;
@@ -27,6 +27,8 @@ pub(crate) struct Entry {
     /// The keys it touches in database 0, and whether it only takes rows away.
     pub(crate) keys: BTreeSet<String>,
     pub(crate) only_removes: bool,
+    /// Whether it is about what the regions tell each other alone.
+    pub(crate) is_system: bool,
     /// What it sweeps, if it is a sweep.
     pub(crate) extent: Extent,
 }
@@ -67,6 +69,7 @@ fn entries(frame: &Frame<'_>, actors: &Actors) -> Vec<(Name, Entry)> {
             checksum,
             mark,
             keys: in_zero.map(|key| String::from_utf8_lossy(key.name).into_owned()).collect(),
+            is_system: ops.iter().all(|op| op.key().database == SYSTEM_DATABASE),
             only_removes: ops.iter().all(removes),
             extent: if ops.iter().any(takes_deadline) { Extent::Whole } else { Extent::Data },
         };

@@ -90,7 +90,7 @@ pub(crate) fn evidence(plan: &Plan, directory: &Path) -> Result<Evidence, Violat
     let relay = Relay::new(NAMES.len(), |from, to| plan.delay_ms[from][to]);
     let mut run = Run {
         plan,
-        geodes: geodes(directory, &plan.fsync, &relay),
+        geodes: geodes(directory, plan, &relay),
         relay,
         events: BTreeMap::new(),
         began: Instant::now(),
@@ -102,7 +102,7 @@ pub(crate) fn evidence(plan: &Plan, directory: &Path) -> Result<Evidence, Violat
     let asked = run.go()?;
     let settled_us = now_us();
     let finally = run.read_all()?;
-    let paths: Vec<PathBuf> = run.geodes.iter().map(|geode| geode.disk.data.clone()).collect();
+    let paths: Vec<PathBuf> = run.geodes.iter().map(|geode| geode.disk.data_from_outside()).collect();
     for (region, geode) in run.geodes.iter_mut().enumerate() {
         let status = geode.stop();
         if !status.is_some_and(|status| status.success()) {
@@ -135,7 +135,11 @@ impl Run<'_> {
         let client = |number: usize| Client {
             number,
             region: number % NAMES.len(),
-            address: self.geodes[number % NAMES.len()].addresses.redis(),
+            addresses: self.geodes.iter().map(|geode| geode.addresses.redis()).collect(),
+            // One of the three in each region.
+            moves: number / NAMES.len() == 0,
+            ignores_token: self.plan.ignores_tokens,
+            token: None,
             keys: self.plan.keys,
             think_ms: self.plan.think_ms,
             script: Script::new(number, false, self.plan.seed),
@@ -264,6 +268,10 @@ impl Run<'_> {
                 self.expect_disk(region, |geode| geode.disk.fail_writes(writes, room));
                 Some(for_ms)
             }
+            Kind::Full { region, for_ms } => {
+                self.expect_disk(region, |geode| geode.disk.fill(true));
+                Some(for_ms)
+            }
             Kind::Syncs { region, for_ms } => {
                 self.expect_disk(region, |geode| geode.disk.fail_syncs(Syncs::Error));
                 Some(for_ms)
@@ -292,6 +300,7 @@ impl Run<'_> {
             Kind::Writes { region, .. } => {
                 self.expect_disk(region, |geode| geode.disk.fail_writes(Writes::Work, 0));
             }
+            Kind::Full { region, .. } => self.expect_disk(region, |geode| geode.disk.fill(false)),
             Kind::Syncs { region, .. } => {
                 self.expect_disk(region, |geode| geode.disk.fail_syncs(Syncs::Work));
             }
@@ -307,7 +316,7 @@ impl Run<'_> {
 
     /// The machine below a process that has just ended crashes.
     fn crash(&mut self, region: usize, tail: Tail) {
-        let data = self.geodes[region].disk.data.clone();
+        let data = self.geodes[region].disk.data_from_outside();
         let own = |data: &Path| -> BTreeSet<String> {
             let (log, _) = read_log(data, region);
             let own = log.into_iter().filter(|((actor, _), _)| actor.region.as_ref() == NAMES[region]);
@@ -345,6 +354,7 @@ impl Run<'_> {
         for region in 0..NAMES.len() {
             self.geodes[region].signal(Signal::CONT);
             let disk = &mut self.geodes[region].disk;
+            disk.fill(false).unwrap();
             disk.fail_writes(Writes::Work, 0).unwrap();
             disk.fail_syncs(Syncs::Work).unwrap();
             disk.set_clock(0).unwrap();
