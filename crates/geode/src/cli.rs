@@ -10,6 +10,7 @@ use geode_demo::DemoSettings;
 
 use crate::chaos::{self, ChaosCommand};
 use crate::dev::{self, DevArguments};
+use crate::init::{self, InitArgs};
 use crate::operator::{ConflictsArgs, ExplainArgs, OperatorError, Outcome, StatusArgs, VerifyArgs};
 use crate::operator::{conflicts, explain, status, verify};
 use crate::run::{self, RunArgs};
@@ -19,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   geode dev                                        a planet of three regions on this machine
   geode dev -- node server.js                      the same around your own service
+  geode init --regions us-east-1,eu-west-1         what a planet of several machines needs
   geode run --config planet.toml --region eu-west-1
   geode status                                     every region at a glance
   geode explain sydney                             who serves a client in Sydney, and why
@@ -39,6 +41,7 @@ struct Cli {
 enum Command {
     Dev(DevArguments),
     Run(RunArgs),
+    Init(InitArgs),
     /// Show every region: health, version, configuration and service digests, instances, lag.
     #[command(
         after_help = "Exits 1 if a region does not serve or the copies are not all the same, and says which \
@@ -109,6 +112,7 @@ pub(crate) fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Dev(arguments) => dev::run(arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Status(arguments) => ask("status", status(arguments)),
         Command::Explain(arguments) => ask("explain", explain(arguments)),
         Command::Verify(arguments) => ask("verify", verify(arguments)),

@@ -7,11 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use geode_door::DoorMetrics;
 use geode_embedded::EmbeddedHandle;
 use geode_host::{Host, HostStatus};
-use geode_link::Dialer;
+use geode_link::{Credentials, Dialer};
 use geode_planet::{Planet, Program, RegionName};
 use geode_resp::RespMetrics;
 use serde_json::Value;
 
+use crate::bundle::days_left_if_few;
 use crate::gossip::Gossip;
 use crate::membership::BEAT;
 use crate::questions::{Answer, Question};
@@ -33,6 +34,8 @@ pub(crate) struct Geode {
     pub(crate) gossip: Arc<Gossip>,
     pub(crate) router: Arc<Router>,
     pub(crate) dialer: Dialer,
+    /// Set in a planet of more than one region.
+    pub(crate) credentials: OnceLock<Arc<Credentials>>,
     /// Set with the door.
     pub(crate) door_metrics: OnceLock<Arc<DoorMetrics>>,
     /// Set when the store starts.
@@ -71,6 +74,7 @@ impl Geode {
             gossip,
             router,
             dialer,
+            credentials: OnceLock::new(),
             door_metrics: OnceLock::new(),
             redis_metrics: OnceLock::new(),
             store: OnceLock::new(),
@@ -119,6 +123,7 @@ impl Geode {
                 vector: portable(&store.vector()),
                 clock_ahead_ms: store.clock_ahead_ms(),
             }),
+            bundle_days_left: self.credentials.get().and_then(|credentials| days_left_if_few(credentials)),
             ..GeodeState::new(self.region.clone(), self.incarnation, self.config_digest.clone())
         }
     }

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    use geode_link::{Identity, Listener};
+    use geode_link::{Authority, Credentials, Identity, Listener};
     use geode_planet::HostPort;
     use tokio::task::JoinSet;
 
@@ -215,10 +215,14 @@ mod tests {
         GeodeState::new(region(name), 1, "c".into())
     }
 
-    async fn listener(name: &str, peer: &str, port: u16) -> (Listener, HostPort) {
+    fn credentials(authority: &Authority, name: &str) -> Arc<Credentials> {
         let identity = Identity { planet: "acme".into(), region: region(name) };
+        Arc::new(Credentials::new(identity, &authority.issue(&region(name)).unwrap()).unwrap())
+    }
+
+    async fn listener(own: &Arc<Credentials>, peer: &str, port: u16) -> (Listener, HostPort) {
         let address = (Ipv4Addr::LOCALHOST, port).into();
-        let bound = Listener::bind(address, identity, vec![region(peer)]).await.unwrap();
+        let bound = Listener::bind(address, Arc::clone(own), vec![region(peer)]).await.unwrap();
         let address = bound.local_addr().unwrap();
         (bound, HostPort { host: address.ip().to_string(), port: address.port() })
     }
@@ -226,13 +230,13 @@ mod tests {
     /// A geode that does nothing but gossip, until its tasks are dropped.
     fn geode(
         name: &str,
+        own: &Arc<Credentials>,
         peer: &str,
         mut listener: Listener,
         peer_at: HostPort,
     ) -> (Arc<Gossip>, JoinSet<()>) {
         let gossip = Gossip::new(state(name), [region(peer)]);
-        let identity = Identity { planet: "acme".into(), region: region(name) };
-        let dialer = Dialer::new(identity, None, BTreeMap::from([(region(peer), peer_at)]));
+        let dialer = Dialer::new(Arc::clone(own), None, BTreeMap::from([(region(peer), peer_at)]));
         let mut tasks = JoinSet::new();
         let (beating, speaking, hearing) = (Arc::clone(&gossip), Arc::clone(&gossip), Arc::clone(&gossip));
         let (name, peer) = (name.to_owned(), region(peer));
@@ -258,10 +262,12 @@ mod tests {
 
     #[tokio::test]
     async fn geodes_find_lose_and_find_each_other_over_links() {
-        let (us_listener, us_at) = listener("us-east-1", "eu-west-1", 0).await;
-        let (eu_listener, eu_at) = listener("eu-west-1", "us-east-1", 0).await;
-        let (us, _us_tasks) = geode("us-east-1", "eu-west-1", us_listener, eu_at.clone());
-        let (eu, eu_tasks) = geode("eu-west-1", "us-east-1", eu_listener, us_at.clone());
+        let authority = Authority::new("acme").unwrap();
+        let (us_own, eu_own) = (credentials(&authority, "us-east-1"), credentials(&authority, "eu-west-1"));
+        let (us_listener, us_at) = listener(&us_own, "eu-west-1", 0).await;
+        let (eu_listener, eu_at) = listener(&eu_own, "us-east-1", 0).await;
+        let (us, _us_tasks) = geode("us-east-1", &us_own, "eu-west-1", us_listener, eu_at.clone());
+        let (eu, eu_tasks) = geode("eu-west-1", &eu_own, "us-east-1", eu_listener, us_at.clone());
         let healthy = |view: &RegionView| view.health == RegionHealth::Healthy && view.rtt_ms.is_some();
         until(&us, "eu-west-1", healthy).await;
         until(&eu, "us-east-1", healthy).await;
@@ -270,8 +276,8 @@ mod tests {
         until(&us, "eu-west-1", |view| matches!(view.health, RegionHealth::Unreachable { .. })).await;
         assert!(us.is_cut_off(&region("eu-west-1")));
 
-        let (eu_listener, _) = listener("eu-west-1", "us-east-1", eu_at.port).await;
-        let (_eu, _eu_tasks) = geode("eu-west-1", "us-east-1", eu_listener, us_at);
+        let (eu_listener, _) = listener(&eu_own, "us-east-1", eu_at.port).await;
+        let (_eu, _eu_tasks) = geode("eu-west-1", &eu_own, "us-east-1", eu_listener, us_at);
         until(&us, "eu-west-1", healthy).await;
     }
 

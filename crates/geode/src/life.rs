@@ -8,13 +8,14 @@
 //! begun and closes; the service ends; and last the store, which leaves the mark of a clean stop.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use geode_door::{Door, DoorSettings, Seams, SessionKey};
 use geode_host::Host;
-use geode_link::{Call, Dialer, Identity, Listener, Purpose};
+use geode_link::{Call, Credentials, Dialer, Listener, Purpose};
 use geode_planet::{Planet, Region, RegionName};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,7 +27,7 @@ use crate::geode::Geode;
 use crate::run::RunError;
 use crate::service::{self, Surroundings};
 use crate::store::{self, DataThread, StoreError};
-use crate::{admin, questions};
+use crate::{admin, bundle, questions};
 
 /// Time between two looks whether the last request is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
@@ -39,7 +40,17 @@ pub(crate) struct Destiny {
     /// One of the planet's.
     pub(crate) region: RegionName,
     pub(crate) session_key: SessionKey,
+    /// None if the planet has no other region.
+    pub(crate) membership: Option<Membership>,
     pub(crate) surroundings: Surroundings,
+}
+
+/// What makes a geode a region of its planet in the eyes of the others.
+pub(crate) struct Membership {
+    pub(crate) credentials: Arc<Credentials>,
+    /// The bundle that they came from.
+    pub(crate) file: PathBuf,
+    pub(crate) session_key: Vec<u8>,
 }
 
 /// Runs a geode until it is told to stop, or cannot go on.
@@ -49,16 +60,22 @@ pub(crate) struct Destiny {
 pub(crate) async fn live(destiny: Destiny) -> Result<(), RunError> {
     let born = Instant::now();
     let mut stop = Stop::listen()?;
-    let Destiny { planet, region, session_key, surroundings } = destiny;
+    let Destiny { planet, region, session_key, membership, surroundings } = destiny;
+    let credentials = membership.as_ref().map(|membership| &membership.credentials);
     let Some(region) = planet.region(&region) else { return Ok(()) };
-    let bound = bind(&planet, region).await?;
-    let geode = Geode::new(Arc::clone(&planet), region.name.clone(), dialer(&planet, region));
+    let bound = bind(&planet, region, credentials).await?;
+    let dialer = dialer(&planet, region, credentials);
+    let geode = Geode::new(Arc::clone(&planet), region.name.clone(), dialer);
     let door = door(&geode, session_key)?;
 
     let mut background = JoinSet::new();
     background.spawn(admin::serve(bound.admin, Arc::clone(&geode)));
     if let Some(listener) = bound.link {
         background.spawn(take_calls(listener, Arc::clone(&geode), door.clone()));
+    }
+    if let Some(Membership { credentials, file, .. }) = membership {
+        let _ = geode.credentials.set(Arc::clone(&credentials));
+        background.spawn(bundle::keep(credentials, file, region.name.clone()));
     }
     gossip(&geode, &mut background);
     let mut data_thread = store::start(&planet, region, geode.dialer.clone(), bound.redis)?;
@@ -95,7 +112,11 @@ struct Bound {
     link: Option<Listener>,
 }
 
-async fn bind(planet: &Planet, region: &Region) -> Result<Bound, RunError> {
+async fn bind(
+    planet: &Planet,
+    region: &Region,
+    credentials: Option<&Arc<Credentials>>,
+) -> Result<Bound, RunError> {
     let failed = |address: SocketAddr, key: &'static str| {
         move |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::AddrInUse => RunError::InUse { address, key },
@@ -112,9 +133,9 @@ async fn bind(planet: &Planet, region: &Region) -> Result<Bound, RunError> {
     let address = settings.admin_listen;
     let admin = TcpListener::bind(address).await.map_err(failed(address, "admin.listen"))?;
     let peers: Vec<RegionName> = others(planet, region).map(|other| other.name.clone()).collect();
-    let link = match settings.link_listen.filter(|_| !peers.is_empty()) {
-        Some(address) => {
-            let bound = Listener::bind(address, identity(planet, region), peers).await;
+    let link = match settings.link_listen.filter(|_| !peers.is_empty()).zip(credentials) {
+        Some((address, credentials)) => {
+            let bound = Listener::bind(address, Arc::clone(credentials), peers).await;
             Some(bound.map_err(failed(address, "link_listen"))?)
         }
         None => None,
@@ -122,19 +143,16 @@ async fn bind(planet: &Planet, region: &Region) -> Result<Bound, RunError> {
     Ok(Bound { redis, doors, admin, link })
 }
 
-fn identity(planet: &Planet, region: &Region) -> Identity {
-    Identity { planet: planet.name.clone(), region: region.name.clone() }
-}
-
 fn others<'a>(planet: &'a Planet, region: &'a Region) -> impl Iterator<Item = &'a Region> {
     planet.regions.values().filter(|other| other.name != region.name)
 }
 
 /// Calls the planet's other regions from this region's own address.
-fn dialer(planet: &Planet, region: &Region) -> Dialer {
+fn dialer(planet: &Planet, region: &Region, credentials: Option<&Arc<Credentials>>) -> Dialer {
+    let Some(credentials) = credentials else { return Dialer::alone() };
     let local = region.settings.link_listen.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
     let links = others(planet, region).filter_map(|other| Some((other.name.clone(), other.link.clone()?)));
-    Dialer::new(identity(planet, region), local, links.collect())
+    Dialer::new(Arc::clone(credentials), local, links.collect())
 }
 
 fn door(geode: &Arc<Geode>, session_key: SessionKey) -> Result<Door<LocalService>, RunError> {

@@ -6,6 +6,7 @@
 
 mod admin;
 mod ask;
+mod bundle;
 mod chaos;
 mod cli;
 mod dev;
@@ -13,6 +14,7 @@ mod doors;
 mod geode;
 mod gossip;
 mod info;
+mod init;
 mod life;
 mod membership;
 mod metrics;

@@ -12,10 +12,12 @@ use std::time::Duration;
 use clap::ValueEnum;
 use geode_door::{NoRandomness, SessionKey};
 use geode_host::HostError;
+use geode_link::{Credentials, Identity};
 use geode_planet::{Planet, RegionName};
 
+use crate::bundle::{self, BundleFileError};
 use crate::dev;
-use crate::life::{Destiny, live};
+use crate::life::{Destiny, Membership, live};
 use crate::open_files;
 use crate::service::{Output, Surroundings};
 use crate::store::StoreError;
@@ -37,7 +39,7 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 #[command(
     after_help = "The same planet.toml serves every region; only --region differs. SIGTERM stops it gracefully.\n\n\
                         Examples:\n  geode run --config planet.toml --region eu-west-1\n  geode run --config \
-                        planet.toml --region eu-west-1 --log-format json\n\nRUST_LOG=debug shows more."
+                        planet.toml --region eu-west-1 --bundle /etc/geode/eu-west-1.bundle\n\nRUST_LOG=debug shows more."
 )]
 pub(crate) struct RunArgs {
     /// The planet's configuration.
@@ -46,6 +48,10 @@ pub(crate) struct RunArgs {
     /// Which of its regions this is.
     #[arg(long, value_name = "NAME")]
     region: String,
+    /// This region's bundle, which `geode init` makes. A planet of one region needs none. [default: NAME.bundle beside
+    /// the configuration]
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
     /// How log records are written to standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -70,6 +76,8 @@ pub(crate) enum RunError {
     /// One line for each mistake.
     #[error("{0}")]
     Config(String),
+    #[error("{0}")]
+    Bundle(#[from] BundleFileError),
     #[error("{address} is in use ({key} would listen there): stop what uses it, or change {key}")]
     InUse { address: SocketAddr, key: &'static str },
     #[error("cannot listen on {address} ({key}): {source}")]
@@ -135,7 +143,8 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         let (wanted, file) = (&args.region, args.config.display());
         RunError::Config(format!("--region: {file} has no region {wanted:?}; it has {}", regions.join(", ")))
     })?;
-    let session_key = session_key(&planet)?;
+    let membership = membership(args, &planet, &region)?;
+    let session_key = session_key(&planet, membership.as_ref())?;
     let system = |doing| move |source| RunError::System { doing, source };
     let surroundings = Surroundings {
         program: std::env::current_exe().map_err(system("cannot find this program"))?,
@@ -152,7 +161,13 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(system("cannot start threads"))?;
-    runtime.block_on(live(Destiny { planet: Arc::new(planet), region, session_key, surroundings }))
+    runtime.block_on(live(Destiny {
+        planet: Arc::new(planet),
+        region,
+        session_key,
+        membership,
+        surroundings,
+    }))
 }
 
 fn read_planet(args: &RunArgs) -> Result<Planet, RunError> {
@@ -166,31 +181,28 @@ fn read_planet(args: &RunArgs) -> Result<Planet, RunError> {
     })?;
     let planet = Planet::parse(&text, &args.config.display().to_string())
         .map_err(|errors| RunError::Config(errors.to_string()))?;
-    let exposed = exposed(&planet);
-    if exposed.is_empty() { Ok(planet) } else { Err(RunError::Config(exposed.join("\n"))) }
+    Ok(planet)
 }
 
-/// Links that would be reachable from other machines although nothing there authenticates a caller yet.
-fn exposed(planet: &Planet) -> Vec<String> {
-    const STAY: &str =
-        "links have no mutual TLS yet, so they stay on loopback; give an address like 127.0.0.11:7400";
-    let mut exposed = Vec::new();
-    for (name, region) in &planet.regions {
-        let dialled = region.link.as_ref().filter(|link| !link.ip().is_some_and(|ip| ip.is_loopback()));
-        if let Some(link) = dialled {
-            exposed.push(format!("regions.{name}.link = \"{link}\": {STAY}"));
-        } else if let Some(listen) = region.settings.link_listen.filter(|listen| !listen.ip().is_loopback()) {
-            exposed.push(format!("regions.{name}.link_listen = \"{listen}\": {STAY}"));
-        }
+/// The proof that this is its region, which a planet of more than one demands.
+fn membership(args: &RunArgs, planet: &Planet, region: &RegionName) -> Result<Option<Membership>, RunError> {
+    let file = args.bundle.clone().unwrap_or_else(|| bundle::default_file(&args.config, region));
+    if planet.regions.len() == 1 && args.bundle.is_none() && !file.exists() {
+        return Ok(None);
     }
-    exposed
+    let read = bundle::read(&file, region)?;
+    let identity = Identity { planet: planet.name.clone(), region: region.clone() };
+    let credentials = Credentials::new(identity, &read)
+        .map_err(|source| BundleFileError::Bundle { file: file.clone(), source })?;
+    let session_key = read.session_key().to_vec();
+    Ok(Some(Membership { credentials: Arc::new(credentials), file, session_key }))
 }
 
-/// The key that seals session tokens.
-fn session_key(planet: &Planet) -> Result<SessionKey, RunError> {
+/// The key that seals session tokens: that of planet.key_file, else the bundle's; alone a geode needs none but its own.
+fn session_key(planet: &Planet, membership: Option<&Membership>) -> Result<SessionKey, RunError> {
     let Some(file) = &planet.key_file else {
-        if planet.regions.len() > 1 {
-            tracing::warn!("no planet.key_file: session tokens of other regions will not be understood");
+        if let Some(membership) = membership {
+            return Ok(SessionKey::new(&membership.session_key));
         }
         let mut key = [0; KEY_BYTES];
         getrandom::fill(&mut key).map_err(|error| RunError::System {
@@ -211,33 +223,4 @@ fn session_key(planet: &Planet) -> Result<SessionKey, RunError> {
         )));
     }
     Ok(SessionKey::new(&key))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_that_others_could_reach_are_refused_all_at_once() {
-        let planet = Planet::parse(
-            r#"
-format = 1
-[planet]
-name = "acme"
-[regions.us-east-1]
-public = ["203.0.113.10"]
-link = "10.0.1.5:7400"
-[regions.eu-west-1]
-public = ["198.51.100.10"]
-link = "127.0.0.12:7400"
-link_listen = "0.0.0.0:7400"
-"#,
-            "planet.toml",
-        )
-        .unwrap();
-        insta::assert_snapshot!(exposed(&planet).join("\n"), @r#"
-        regions.eu-west-1.link_listen = "0.0.0.0:7400": links have no mutual TLS yet, so they stay on loopback; give an address like 127.0.0.11:7400
-        regions.us-east-1.link = "10.0.1.5:7400": links have no mutual TLS yet, so they stay on loopback; give an address like 127.0.0.11:7400
-        "#);
-    }
 }

@@ -37,6 +37,9 @@ pub(crate) struct GeodeState {
     /// What its store holds; none until the store is ready.
     #[serde(default)]
     pub(crate) store: Option<StoreState>,
+    /// In how many days its bundle ends, if that is soon; negative if it has ended.
+    #[serde(default)]
+    pub(crate) bundle_days_left: Option<i64>,
 }
 
 /// A service in one region.
@@ -76,6 +79,7 @@ impl GeodeState {
             draining: false,
             service: None,
             store: None,
+            bundle_days_left: None,
         }
     }
 

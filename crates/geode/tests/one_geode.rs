@@ -306,13 +306,18 @@ fn what_cannot_run_here_is_refused_in_one_line() {
             "geode run: --region: planet.toml has no region \"eu-west-1\"; it has us-east-1\n".to_owned()
         )
     );
-    let exposed =
-        config.replace("public = [\"127.0.0.1\"]", "public = [\"127.0.0.1\"]\nlink = \"10.0.1.5:7400\"");
-    let (code, text) = refused(&exposed, "us-east-1");
-    assert_eq!(code, Some(2));
-    assert!(
-        text.contains("regions.us-east-1.link = \"10.0.1.5:7400\": links have no mutual TLS yet"),
-        "{text}"
+    let two = config.replace(
+        "public = [\"127.0.0.1\"]",
+        "public = [\"127.0.0.1\"]\nlink = \"127.0.0.1:1\"\n[regions.eu-west-1]\nlink = \"127.0.0.1:2\"",
+    );
+    assert_eq!(
+        refused(&two, "us-east-1"),
+        (
+            Some(2),
+            "geode run: cannot read us-east-1.bundle, the bundle of us-east-1, without which no other region talks to it: \
+             No such file or directory (os error 2); `geode init` makes one per region, and --bundle says where it is\n"
+                .to_owned()
+        )
     );
     let endless =
         Command::new(GEODE).args(["run", "--region", "x", "--config", "/dev/zero"]).output().unwrap();

@@ -2,24 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use geode_planet::{HostPort, RegionName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 
-use crate::preface::{self, ANSWER_LEN, Answer, Identity, Purpose};
+use crate::credentials::Credentials;
+use crate::failure::{self, Failure, Side};
+use crate::preface::{self, ANSWER_LEN, Answer, Purpose};
 use crate::stream::Stream;
 
 /// How long a TCP connect may take: the longest round trip on Earth is about 0.4 s, and a lost SYN costs 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the acceptor may take to answer a preface.
+/// How long the handshake and the answer to the preface may take: two round trips.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Calls other geodes of the planet.
 #[derive(Clone, Debug)]
 pub struct Dialer {
-    identity: Identity,
+    /// None of a planet of one region, which has nobody to call.
+    credentials: Option<Arc<Credentials>>,
     local: Option<IpAddr>,
     peers: BTreeMap<RegionName, HostPort>,
 }
@@ -60,6 +65,16 @@ pub enum LinkError {
         /// The acceptor's own words.
         reason: String,
     },
+    /// One of the two does not believe the other's certificate.
+    #[error("{region} at {address} {problem}")]
+    Distrust {
+        /// The region called.
+        region: RegionName,
+        /// Its link address.
+        address: HostPort,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// Something else listens there.
     #[error("{address}, the link address of {region}, is not a geode's: check `link` in planet.toml")]
     NotGeode {
@@ -71,10 +86,19 @@ pub enum LinkError {
 }
 
 impl Dialer {
-    /// A dialer for the geode `identity` that reaches each peer at the given address. Calls leave from `local` when
-    /// given: the address by which others (and the relay of a planet on a laptop) know this region.
-    pub fn new(identity: Identity, local: Option<IpAddr>, peers: BTreeMap<RegionName, HostPort>) -> Self {
-        Self { identity, local, peers }
+    /// A dialer that reaches each peer at the given address. Calls leave from `local` when given: the address by which
+    /// others (and the relay of a planet on a laptop) know this region.
+    pub fn new(
+        credentials: Arc<Credentials>,
+        local: Option<IpAddr>,
+        peers: BTreeMap<RegionName, HostPort>,
+    ) -> Self {
+        Self { credentials: Some(credentials), local, peers }
+    }
+
+    /// The dialer of a planet of one region: there is nobody to call.
+    pub fn alone() -> Self {
+        Self { credentials: None, local: None, peers: BTreeMap::new() }
     }
 
     /// The regions that can be called.
@@ -88,28 +112,33 @@ impl Dialer {
     /// # Errors
     /// [`LinkError`], within six seconds.
     pub async fn dial(&self, region: &RegionName, purpose: Purpose) -> Result<Stream, LinkError> {
-        let address = self.peers.get(region).ok_or_else(|| LinkError::NoPeer(region.clone()))?;
+        let (Some(address), Some(credentials)) = (self.peers.get(region), &self.credentials) else {
+            return Err(LinkError::NoPeer(region.clone()));
+        };
         let io = |source| LinkError::Io { region: region.clone(), address: address.clone(), source };
         let late = |bound: Duration| LinkError::Timeout {
             region: region.clone(),
             address: address.clone(),
             seconds: bound.as_secs(),
         };
-        let mut stream = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(address))
+        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(address))
             .await
             .map_err(|_| late(CONNECT_TIMEOUT))?
             .map_err(io)?;
-        crate::listener::prepare(&stream).map_err(io)?;
-        let preface = preface::encode(&self.identity, region, purpose);
-        let opened = tokio::time::timeout(ANSWER_TIMEOUT, open(&mut stream, &preface))
+        crate::listener::prepare(&tcp).map_err(io)?;
+        let opened = tokio::time::timeout(ANSWER_TIMEOUT, open(tcp, credentials, region, purpose))
             .await
-            .map_err(|_| late(ANSWER_TIMEOUT))?
-            .map_err(io)?;
+            .map_err(|_| late(ANSWER_TIMEOUT))?;
         let (region, address) = (region.clone(), address.clone());
         match opened {
-            Opened::Accepted => Ok(Stream::new(stream)),
-            Opened::Refused(reason) => Err(LinkError::Refused { region, address, reason }),
-            Opened::NotGeode => Err(LinkError::NotGeode { region, address }),
+            Ok((stream, Opened::Accepted)) => Ok(stream),
+            Ok((_, Opened::Refused(reason))) => Err(LinkError::Refused { region, address, reason }),
+            Ok((_, Opened::NotGeode)) => Err(LinkError::NotGeode { region, address }),
+            Err(source) => Err(match failure::explain(&source, Side::Caller) {
+                Failure::NotTls => LinkError::NotGeode { region, address },
+                Failure::Io => LinkError::Io { region, address, source },
+                Failure::Distrust(problem) => LinkError::Distrust { region, address, problem },
+            }),
         }
     }
 
@@ -140,11 +169,22 @@ enum Opened {
     NotGeode,
 }
 
-async fn open(stream: &mut TcpStream, preface: &[u8]) -> std::io::Result<Opened> {
-    stream.write_all(preface).await?;
+/// Proves who this is, hears who that is, and says what is wanted. The acceptor judges this side's certificate only when
+/// the handshake is over here, so its refusal may come in place of its answer.
+async fn open(
+    tcp: TcpStream,
+    credentials: &Credentials,
+    region: &RegionName,
+    purpose: Purpose,
+) -> std::io::Result<(Stream, Opened)> {
+    let subject = credentials.subject(region).ok_or(std::io::ErrorKind::InvalidInput)?;
+    let stream = TlsConnector::from(credentials.client()).connect(subject, tcp).await?;
+    let mut stream = Stream::new(stream);
+    stream.write_all(&preface::encode(credentials.identity(), region, purpose)).await?;
+    stream.flush().await?;
     let mut fixed = [0; ANSWER_LEN];
     stream.read_exact(&mut fixed).await?;
-    Ok(match preface::read_answer(&fixed) {
+    let opened = match preface::read_answer(&fixed) {
         Some(Answer::Accepted(_)) => Opened::Accepted,
         Some(Answer::Refused(length)) => {
             let mut reason = vec![0; length];
@@ -152,5 +192,6 @@ async fn open(stream: &mut TcpStream, preface: &[u8]) -> std::io::Result<Opened>
             Opened::Refused(preface::reason_text(&reason))
         }
         None => Opened::NotGeode,
-    })
+    };
+    Ok((stream, opened))
 }

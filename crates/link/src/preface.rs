@@ -75,6 +75,9 @@ pub(crate) enum Refusal {
     /// The caller stopped or fell silent before its preface was whole.
     #[error("the preface was not complete in time")]
     Incomplete,
+    /// The caller closed the connection: its machine may be gone, or it was no more than a look whether somebody listens.
+    #[error("the caller hung up before it said what it wants")]
+    Gone,
     /// No version in common.
     #[error(
         "no protocol version in common: the caller speaks {oldest} to {newest}, this geode \
@@ -110,6 +113,19 @@ pub(crate) enum Refusal {
     /// The caller's region is not one of the planet's.
     #[error("the caller says it is {0}, which is no region of this planet: check planet.toml here")]
     Stranger(String),
+    /// The caller's certificate is another region's.
+    #[error(
+        "the caller says it is {claimed}, but its certificate is that of {found}: give each region its own bundle"
+    )]
+    Impostor {
+        /// The region the caller named.
+        claimed: RegionName,
+        /// The names in its certificate.
+        found: String,
+    },
+    /// One of the two does not believe the other's certificate.
+    #[error("the caller {0}")]
+    Distrust(String),
     /// A purpose this release does not know.
     #[error("unknown purpose {0}: this geode may be older than the caller")]
     Purpose(u8),

@@ -1,4 +1,4 @@
-//! The connection itself, whatever carries it.
+//! The connection itself: mutual TLS over TCP.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -8,16 +8,17 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
 /// A connection between two geodes, ready for its purpose's own bytes.
 ///
 /// What is written may wait in a buffer until it is flushed: flush before you wait for an answer.
 #[derive(Debug)]
-pub struct Stream(TcpStream);
+pub struct Stream(TlsStream<TcpStream>);
 
 impl Stream {
-    pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self(tcp)
+    pub(crate) fn new(tls: impl Into<TlsStream<TcpStream>>) -> Self {
+        Self(tls.into())
     }
 
     /// The address from which, or to which, the other side is connected.
@@ -25,14 +26,20 @@ impl Stream {
     /// # Errors
     /// What the system says, usually that the connection is gone.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.0.peer_addr()
+        self.tcp().peer_addr()
+    }
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        self.0.get_ref().0
     }
 }
 
 /// The socket, for what is set on sockets. Its bytes are not the stream's.
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.tcp().as_fd()
     }
 }
 

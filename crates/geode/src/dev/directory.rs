@@ -1,4 +1,5 @@
-//! The data directory of a planet on this machine: `planet.toml`, `planet.key`, one directory per region, and, while
+//! The data directory of a planet on this machine: `planet.toml`, `planet.key`, the authority and the
+//! bundles as `geode init` makes them, one directory per region, and, while
 //! it runs, `lock` and `dev.json`.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -11,6 +12,7 @@ use geode_planet::Planet;
 use super::DevError;
 use super::existing::{difference, displacement, other_service, relocate, with_service};
 use super::plan::Plan;
+use crate::init::AuthorityFiles;
 
 /// Bytes of the key that authenticates session tokens: an HMAC-SHA-256 key of the hash's own length.
 const KEY_BYTES: usize = 32;
@@ -95,7 +97,17 @@ impl Directory {
             write_whole(&plan.planet_file(), text.as_bytes(), 0o644)?;
         }
         self.ensure_key(&plan.key_file())?;
+        self.issue_bundles(&draft.planet)?;
         Ok(draft.planet)
+    }
+
+    /// A bundle for every region, new at each start, so that none ever ends.
+    fn issue_bundles(&self, planet: &Planet) -> Result<(), DevError> {
+        let authority = AuthorityFiles::open(&self.path, &planet.name, &[])?;
+        for region in planet.regions.keys() {
+            authority.write_bundle(region)?;
+        }
+        Ok(())
     }
 
     fn ensure_key(&self, path: &Path) -> Result<(), DevError> {

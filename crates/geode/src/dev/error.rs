@@ -8,6 +8,7 @@ use geode_host::HostError;
 use geode_planet::{RegionName, UnknownPlace};
 
 use super::plan::MAX_REGIONS;
+use crate::init::FilesError;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,8 @@ pub(crate) enum DevError {
     #[error("{} cannot be read as a planet; correct it, or delete it to have it written anew:\n{details}",
             .file.display())]
     PlanetFile { file: PathBuf, details: String },
+    #[error("{0}")]
+    Bundles(#[from] FilesError),
     #[error("{doing} {}: {source}", .path.display())]
     File { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{doing}: {source}")]

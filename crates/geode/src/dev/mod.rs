@@ -4,7 +4,8 @@
 //! world would be: a relay that puts the distances between them ([`relay`]), an address that stands for the internet
 //! and brings each client to its closest region ([`internet`]), and the hand of fate ([`control`], `geode chaos`).
 //!
-//! The data directory holds `planet.toml`, `planet.key` and one directory per region; while the planet runs, also
+//! The data directory holds `planet.toml`, `planet.key`, the bundles of the regions with the authority that made them, and one
+//! directory per region; while the planet runs, also
 //! `lock` and `dev.json`, the ready file by which other commands find it.
 //!
 //! Ports count from `--base-port`: +0 door, +1 Redis, +2 admin, +3 link (the relay), +4 the geode behind the relay, on

@@ -64,6 +64,16 @@ impl StatusReport {
             let region = &view.region;
             Some(format!("{region} refuses writes: its clock is {ahead_ms} ms ahead; set it (NTP)"))
         }));
+        wrong.extend(self.regions.iter().filter_map(|view| {
+            let (region, days) = (&view.region, view.state.as_ref()?.bundle_days_left?);
+            let ends = match days {
+                ..0 => "has ended: other regions refuse it".to_owned(),
+                0 => "ends today".to_owned(),
+                1 => "ends in a day".to_owned(),
+                _ => format!("ends in {days} days"),
+            };
+            Some(format!("{region}: its bundle {ends}; renew it with `geode init --renew {region}`"))
+        }));
         wrong.extend(self.differing("versions", |state| Some(&state.version)));
         wrong.extend(self.differing("configurations", |state| Some(&state.config_digest)));
         wrong.extend(self.differing("services", |state| state.service_digest.as_ref()));
@@ -186,6 +196,7 @@ mod tests {
             draining: false,
             service: Some(ServiceState { healthy: 1, instances: 1, in_flight: 3, load: 0.01 }),
             store: Some(StoreState { vector, clock_ahead_ms: None }),
+            bundle_days_left: None,
         };
         RegionView {
             region,
@@ -241,6 +252,7 @@ mod tests {
         report.regions[2].health = RegionHealth::Unreachable { for_ms: 12_000 };
         let us = report.regions[2].state.as_mut().and_then(|state| state.store.as_mut());
         us.unwrap().clock_ahead_ms = Some(2_000);
+        report.regions[2].state.as_mut().unwrap().bundle_days_left = Some(12);
         insta::assert_snapshot!(report.text(&report.wrong()), @r#"
         planet acme, seen from us-east-1
 
@@ -252,6 +264,7 @@ mod tests {
         eu-west-1 is unhealthy: no healthy instance
         us-east-1 is unreachable for 12000 ms
         us-east-1 refuses writes: its clock is 2000 ms ahead; set it (NTP)
+        us-east-1: its bundle ends in 12 days; renew it with `geode init --renew us-east-1`
         versions differ: 0.1.0 in eu-west-1, us-east-1; 0.2.0 in ap-southeast-2
         configurations differ: 000000000000 in ap-southeast-2; 9c1185a5c5e9 in eu-west-1, us-east-1
         "#);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use geode_link::Authority;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::disk::Disk;
@@ -68,11 +69,14 @@ pub(crate) fn geodes(directory: &Path, plan: &Plan, relay: &Relay) -> Vec<Geode>
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = 1 + RUNS.fetch_add(1, Ordering::Relaxed) % 30;
     let all: Vec<Addresses> = (0..NAMES.len()).map(|region| Addresses::of(run, region)).collect();
+    let authority = Authority::new(PLANET).unwrap();
     let one = |region: usize| {
         let directory = directory.join(NAMES[region]);
         let disk = Disk::new(&directory, plan.fills(region)).unwrap();
         std::fs::write(directory.join("planet.toml"), planet_toml(region, plan.fsync[region], &all, &disk))
             .unwrap();
+        let bundle = authority.issue(&NAMES[region].parse().unwrap()).unwrap();
+        std::fs::write(directory.join(format!("{}.bundle", NAMES[region])), bundle.text()).unwrap();
         for other in (0..all.len()).filter(|other| *other != region) {
             relay.join(region, other, all[region].to(other), all[other].link());
         }
