@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use crate::checkpoint::{self, Checkpoint as OnDisk, Owner};
 use crate::config::{Config, FsyncMode};
-use crate::conflict::Conflicts;
+use crate::conflict::{ConflictLog, ConflictWriter, Conflicts};
 use crate::delivery::Core;
 use crate::error::OpenError;
 use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
@@ -85,6 +85,7 @@ pub struct Embedded {
     stopped: bool,
     // Dropped in this order: the thread uses the files, the lock guards them.
     _sync_thread: SyncThread,
+    _conflict_writer: ConflictWriter,
     _lock: Lock,
 }
 
@@ -111,7 +112,10 @@ impl Embedded {
             replica.claim_only_durable();
         }
         let next = replica.held().get(own) + 1;
-        let shared = Arc::new(Shared::new(&config));
+        let (conflict_log, conflict_writer) =
+            ConflictLog::open(config.data.join("conflicts")).map_err(OpenError::io(&config.data))?;
+        let conflicts = Conflicts::new(Arc::clone(&conflict_log));
+        let shared = Arc::new(Shared::new(&config, conflict_log));
         let (inbox, identity) = (Arc::clone(shared.inbox()), Arc::clone(&opened.identity));
         let sync = Arc::clone(opened.log.sync());
         let synced = move |result: &io::Result<()>| {
@@ -137,7 +141,7 @@ impl Embedded {
                 rows: opened.rows,
                 log: opened.log,
                 builder: FrameBuilder::new(own, next),
-                conflicts: Conflicts::default(),
+                conflicts,
             },
             replica,
             on_disk,
@@ -154,6 +158,7 @@ impl Embedded {
             distrusted: false,
             stopped: false,
             _sync_thread: sync_thread,
+            _conflict_writer: conflict_writer,
             _lock: opened.lock,
             config,
         };
@@ -249,7 +254,12 @@ impl Embedded {
             checkpoint_bytes: self.on_disk.file_bytes(),
             checkpoint_age: self.on_disk.completed().map(|at| at.elapsed()),
             actor: rows.table.actors().id(rows.own).to_string(),
-            conflicts: conflicts.totals().into_iter().map(|(rule, count)| (rule.name(), count)).collect(),
+            conflicts: conflicts
+                .log()
+                .totals()
+                .into_iter()
+                .map(|(rule, count)| (rule.name(), count))
+                .collect(),
             peers: peers.collect(),
             closed: self.closed_actors(),
         }

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use geode_crdt::{ActorId, ActorIndex, Actors};
+use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime};
 use geode_replica::Vector;
 use geode_store::{Engine, View};
 use tokio::runtime;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::config::Config;
-use crate::conflict::ConflictReport;
+use crate::conflict::{ConflictLog, ConflictQuery, ConflictReport};
 use crate::engine::{Connection, Embedded};
 use crate::inbox::{Inbox, Incoming};
 use crate::links::Links;
@@ -104,12 +104,13 @@ pub(crate) struct Shared {
     /// In how many milliseconds the data thread wants to be woken, and that it does.
     wake_in_ms: AtomicU64,
     soon: Notify,
+    conflicts: Arc<ConflictLog>,
     closing: watch::Sender<bool>,
     links: OnceLock<(runtime::Handle, Links)>,
 }
 
 impl Shared {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, conflicts: Arc<ConflictLog>) -> Self {
         Self {
             inbox: Arc::default(),
             peers: config.peers.clone(),
@@ -121,6 +122,7 @@ impl Shared {
             clock_ahead_ms: AtomicU64::new(0),
             wake_in_ms: AtomicU64::new(0),
             soon: Notify::new(),
+            conflicts,
             closing: watch::Sender::new(false),
             links: OnceLock::new(),
         }
@@ -339,12 +341,22 @@ impl EmbeddedHandle {
         self.ask(move |engine| engine.core().rows.table.keys_of_range(range, limit)).await
     }
 
-    /// The last `limit` conflicts, newest first, and the counts by rule.
+    /// The conflicts that are asked for, and the counts by rule. Never waits for the data thread; what is older than memory
+    /// is read from files.
     ///
     /// # Errors
-    /// [`Stopped`]
-    pub async fn conflicts(&self, limit: usize) -> Result<ConflictReport, Stopped> {
-        self.ask(move |engine| engine.core().conflicts.report(limit)).await
+    /// A file could not be read.
+    pub async fn conflicts(&self, query: ConflictQuery) -> io::Result<ConflictReport> {
+        let log = Arc::clone(&self.shared.conflicts);
+        let search = move || Ok(ConflictReport { recent: log.search(&query)?, totals: log.totals() });
+        tokio::task::spawn_blocking(search).await?
+    }
+
+    /// Waits until a conflict was found after `time`, at most for `patience`. Returns whether there is one.
+    pub async fn wait_for_conflict(&self, time: HybridTime, patience: Duration) -> bool {
+        let mut newest = self.shared.conflicts.watch();
+        let found = async { newest.wait_for(|newest| *newest > time).await.is_ok() };
+        tokio::time::timeout(patience, found).await.unwrap_or(false)
     }
 
     /// Sizes and distances.

@@ -24,7 +24,7 @@ mod rows;
 mod table;
 
 pub use config::{Config, FsyncMode};
-pub use conflict::{Conflict, ConflictReport, Rule, Side};
+pub use conflict::{Conflict, ConflictQuery, ConflictReport, Rule, Side};
 pub use engine::{Connection, Dial, Duplex, Embedded, Wake};
 pub use error::OpenError;
 pub use geode_replica::Vector;

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use geode_crdt::HybridTime;
-use geode_embedded::{Config, FsyncMode};
+use geode_embedded::{Config, ConflictQuery, FsyncMode};
 use geode_store::conformance::Recorder;
 use geode_store::{Flow, Session};
-use support::{Local, Network, Node, PLANET, assert_equal, eventually, wall};
+use support::{DEADLINE, Local, Network, Node, PLANET, assert_equal, eventually, wall};
 
 const AP: &str = "ap-southeast-2";
 const EU: &str = "eu-west-1";
@@ -56,7 +56,7 @@ async fn a_link_that_was_cut_resumes_where_it_was() {
     network.heal(EU, US);
     assert_equal(&[&eu, &us]).await;
     assert_eq!(eu.run("GET contested"), us.run("GET contested"));
-    let report = us.handle.conflicts(10).await.unwrap();
+    let report = us.handle.conflicts(ConflictQuery::latest(10)).await.unwrap();
     let conflict = &report.recent[0];
     assert_eq!((conflict.rule.name(), conflict.key.as_slice()), ("later-write", &b"contested"[..]));
     let mut values = [conflict.winner.value.as_slice(), &conflict.loser.value];
@@ -210,7 +210,7 @@ async fn a_waiting_session_is_woken_by_what_it_waits_for() {
     assert!(!eu.handle.wait_for(&wanted, Duration::from_millis(50)).await);
     let waiting = tokio::spawn({
         let (handle, wanted) = (eu.handle.clone(), wanted.clone());
-        async move { handle.wait_for(&wanted, support::DEADLINE).await }
+        async move { handle.wait_for(&wanted, DEADLINE).await }
     });
     network.heal(EU, US);
     assert!(waiting.await.unwrap());
@@ -287,7 +287,15 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
-    for command in ["SET shown x", "SET ttl x", "INCR hidden", "SADD cleared m", "SET same 1", "SET seen 1"] {
+    for command in [
+        "SET shown x",
+        "SET ttl x",
+        "INCR hidden",
+        "SADD cleared m",
+        "SET same 1",
+        "SET seen 1",
+        "SET base 5",
+    ] {
         us.run(command);
     }
     assert_equal(&[&eu, &us]).await;
@@ -302,6 +310,12 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
         eu.run(command);
     }
     eu.run("SET same 2");
+    for _ in 0..5 {
+        eu.run("INCR counted");
+        eu.run("INCR hidden");
+        eu.run("INCR base");
+    }
+    eu.run("GEODE.ONCE retry INCR once");
     for command in
         ["SET later us", "DEL shown", "HSET shown f v", "EXPIRE ttl 2000", "SET hidden abc", "SADD cleared m"]
     {
@@ -309,10 +323,12 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
     }
     us.run("SET same 2");
     us.run("SET seen 2");
+    us.run("SET counted 100");
+    us.run("GEODE.ONCE retry INCR once");
     network.heal(EU, US);
     assert_equal(&[&eu, &us]).await;
     let found = async |node: &Node| {
-        let report = node.handle.conflicts(100).await.unwrap();
+        let report = node.handle.conflicts(ConflictQuery::latest(100)).await.unwrap();
         let mut found: Vec<(String, &str)> = report
             .recent
             .iter()
@@ -325,6 +341,8 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
     };
     let both = |more: &[(&str, &'static str)]| {
         let common = [
+            ("counted", "survived-clear"),
+            ("retry", "executed-twice"),
             ("hidden", "hidden-amount"),
             ("later", "later-write"),
             ("shown", "shown-type"),
@@ -338,7 +356,7 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
     // The removal was delivered in one region and found something; the other had removed and got an addition.
     assert_eq!(found(&us).await, both(&[("cleared", "survived-clear")]));
     assert_eq!(found(&eu).await, both(&[]));
-    let report = us.handle.conflicts(100).await.unwrap();
+    let report = us.handle.conflicts(ConflictQuery::latest(100)).await.unwrap();
     let of = |key: &[u8]| report.recent.iter().find(|conflict| conflict.key == key).unwrap();
     assert_eq!(
         (of(b"later").winner.value.as_slice(), of(b"later").loser.value.as_slice()),
@@ -346,7 +364,17 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
     );
     assert_eq!(
         (of(b"hidden").winner.value.as_slice(), of(b"hidden").loser.value.as_slice()),
-        (&b"abc"[..], &b"1"[..])
+        (&b"abc"[..], &b"1"[..]),
+        "told when it was first seen"
+    );
+    assert_eq!(
+        (of(b"counted").winner.value.as_slice(), of(b"counted").loser.value.as_slice()),
+        (&b"101"[..], &b"100"[..])
+    );
+    let retry = of(b"retry");
+    assert_eq!(
+        (retry.database, retry.winner.value.as_slice(), retry.loser.value.as_slice()),
+        (255, &b":\x02"[..], &b":\x02"[..])
     );
     assert_eq!(
         (of(b"shown").winner.value.as_slice(), of(b"shown").loser.value.as_slice()),
@@ -355,6 +383,41 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
     assert!(
         of(b"later").winner.dot.starts_with("us-east-1#") && of(b"later").loser.dot.starts_with("eu-west-1#")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conflicts_are_known_after_a_restart_and_waited_for() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    let contest = async |us: &Node, key: &str| {
+        network.cut(EU, US);
+        eu.run(&format!("SET {key} eu"));
+        us.run(&format!("SET {key} us"));
+        network.heal(EU, US);
+        assert_equal(&[&eu, us]).await;
+    };
+    let first = us.handle.clone();
+    let waiting = tokio::spawn(async move { first.wait_for_conflict(HybridTime(0), DEADLINE).await });
+    contest(&us, "before").await;
+    assert!(waiting.await.unwrap());
+    let all = async |us: &Node| us.handle.conflicts(ConflictQuery::latest(100)).await;
+    let old = all(&us).await.unwrap().recent;
+    assert_eq!(old.len(), 1);
+    us.vanish(&network, US);
+    let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    let report = all(&us).await.unwrap();
+    assert_eq!(report.recent, old);
+    assert!(report.totals.iter().all(|(_, count)| *count == 0), "they count since the start");
+    contest(&us, "after").await;
+    let recent = all(&us).await.unwrap().recent;
+    let keys: Vec<&[u8]> = recent.iter().map(|conflict| conflict.key.as_slice()).collect();
+    assert_eq!(keys, [&b"after"[..], b"before"]);
+    let of = async |query: ConflictQuery| us.handle.conflicts(query).await.unwrap().recent;
+    assert_eq!(of(ConflictQuery { key: Some(b"before".to_vec()), ..ConflictQuery::latest(9) }).await, old);
+    assert_eq!(of(ConflictQuery { after: old[0].time, ..ConflictQuery::latest(9) }).await, recent[..1]);
+    assert_eq!(of(ConflictQuery::latest(1)).await, recent[..1]);
+    assert!(!us.handle.wait_for_conflict(recent[0].time, Duration::from_millis(50)).await);
 }
 
 #[test]

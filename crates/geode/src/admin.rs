@@ -8,7 +8,7 @@
 //! | `/v1/status` | every region as this geode knows it |
 //! | `/v1/explain?who=…[&format=text]` | the decision for a client |
 //! | `/v1/verify[?scope=planet][&examples=1,2]` | version vector and digests |
-//! | `/v1/conflicts[?scope=planet][&limit=20]` | conflicts that were resolved |
+//! | `/v1/conflicts[?scope=planet][&limit=20][&key=K][&since_us=T][&after_us=R:T,…][&wait_ms=1000]` | conflicts that were resolved; with `wait_ms`, as soon as there is one |
 //!
 //! It listens on loopback only, as it demands no credentials yet.
 
@@ -20,6 +20,7 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use geode_planet::RegionName;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -27,7 +28,7 @@ use tokio::net::TcpListener;
 use crate::geode::Geode;
 use crate::metrics;
 use crate::operator::status::StatusReport;
-use crate::questions::{Answer, Question, ask_all};
+use crate::questions::{Answer, ConflictsQuestion, Question, ask_all};
 use crate::store_report::{PlanetReport, RegionAnswer};
 
 /// The type of Prometheus' text format: OpenMetrics, which is what the encoder writes.
@@ -141,11 +142,37 @@ struct ConflictsQuery {
     #[serde(default)]
     scope: Scope,
     limit: Option<usize>,
+    key: Option<String>,
+    #[serde(default)]
+    since_us: u64,
+    /// Regions with times, like `eu-west-1:1700000000000000`, separated by commas.
+    #[serde(default)]
+    after_us: String,
+    #[serde(default)]
+    wait_ms: u64,
 }
 
 async fn conflicts(State(geode): State<Arc<Geode>>, Query(query): Query<ConflictsQuery>) -> Response {
-    let limit = query.limit.unwrap_or(DEFAULT_CONFLICTS).min(MAX_CONFLICTS);
-    answer(&geode, Question::Conflicts { limit }, query.scope).await
+    let seen = |text: &str| {
+        let (region, time_us) = text.rsplit_once(':')?;
+        Some((region.parse::<RegionName>().ok()?, time_us.parse::<u64>().ok()?))
+    };
+    let seen = query.after_us.split(',').filter(|text| !text.is_empty()).map(seen).collect::<Option<_>>();
+    let Some(after_us) = seen else {
+        return (
+            StatusCode::BAD_REQUEST,
+            "after_us: give regions with times, like eu-west-1:1700000000000000\n",
+        )
+            .into_response();
+    };
+    let question = ConflictsQuestion {
+        limit: query.limit.unwrap_or(DEFAULT_CONFLICTS).min(MAX_CONFLICTS),
+        key: query.key,
+        since_us: query.since_us,
+        after_us,
+        wait_ms: query.wait_ms,
+    };
+    answer(&geode, Question::Conflicts(question), query.scope).await
 }
 
 /// Answers for this geode, or for the planet by asking the others.

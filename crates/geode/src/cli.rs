@@ -63,8 +63,9 @@ enum Command {
     Verify(VerifyArgs),
     /// Show what concurrent writes did to each other, and which of them stands.
     #[command(
-        after_help = "Each region logs the conflicts that it found itself.\n\nExamples:\n  geode conflicts\n  \
-                            geode conflicts --limit 100 --json"
+        after_help = "Each region logs the conflicts that it found itself, and keeps some hundred thousand.\n\n\
+                            Examples:\n  geode conflicts\n  geode conflicts --key menu --since 10m\n  \
+                            geode conflicts --since 2026-11-23T20:00:00Z --limit 1000 --json\n  geode conflicts --follow"
     )]
     Conflicts(ConflictsArgs),
     /// Let something befall the planet of `geode dev`, and undo it.

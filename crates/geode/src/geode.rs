@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use geode_crdt::HybridTime;
 use geode_door::DoorMetrics;
-use geode_embedded::EmbeddedHandle;
+use geode_embedded::{ConflictQuery, EmbeddedHandle};
 use geode_host::{Host, HostStatus};
 use geode_link::{Credentials, Dialer};
 use geode_planet::{Planet, Program, RegionName};
@@ -26,6 +27,8 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 const LOAD_SMOOTHING_S: f64 = 5.0;
 /// Example keys of one key range.
 const EXAMPLES: usize = 5;
+/// The longest that a question about conflicts waits for one: well below the patience of who asks over a link.
+const LONGEST_POLL: Duration = Duration::from_secs(2);
 
 /// One geode. The parts that need others are set while it starts, in order.
 pub(crate) struct Geode {
@@ -168,8 +171,18 @@ impl Geode {
             Question::Verify { ranges } => {
                 json(serde_json::to_value(proof(store, &ranges).await.map_err(|error| error.to_string())?))
             }
-            Question::Conflicts { limit } => {
-                let report = store.conflicts(limit).await.map_err(|error| error.to_string())?;
+            Question::Conflicts(asked) => {
+                let after_us = asked.after_us.get(&self.region).map_or(0, |seen| *seen).max(asked.since_us);
+                let query = ConflictQuery {
+                    limit: asked.limit,
+                    key: asked.key.map(String::into_bytes),
+                    after: HybridTime(after_us),
+                };
+                if asked.wait_ms > 0 {
+                    let patience = Duration::from_millis(asked.wait_ms).min(LONGEST_POLL);
+                    store.wait_for_conflict(query.after, patience).await;
+                }
+                let report = store.conflicts(query).await.map_err(|error| error.to_string())?;
                 json(serde_json::to_value(conflicts(report)))
             }
         }

@@ -32,11 +32,27 @@ pub(crate) enum Question {
         #[serde(default)]
         ranges: Vec<u8>,
     },
-    /// The last conflicts that it resolved.
-    Conflicts {
-        /// At most so many, the latest.
-        limit: usize,
-    },
+    /// Conflicts that it found.
+    Conflicts(ConflictsQuestion),
+}
+
+/// Which conflicts are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConflictsQuestion {
+    /// At most so many of each region, the latest.
+    pub(crate) limit: usize,
+    /// Only of this key, or of this id of GEODE.ONCE.
+    #[serde(default)]
+    pub(crate) key: Option<String>,
+    /// Only those after this time, in microseconds since 1970.
+    #[serde(default)]
+    pub(crate) since_us: u64,
+    /// Of each of these regions only those after its time: what was seen already.
+    #[serde(default)]
+    pub(crate) after_us: BTreeMap<RegionName, u64>,
+    /// How long a region that has none may wait for one.
+    #[serde(default)]
+    pub(crate) wait_ms: u64,
 }
 
 /// What came back: an answer, or in words why there is none.
@@ -138,10 +154,16 @@ mod tests {
         let echo = |question| Ok(serde_json::to_value(question).unwrap());
         let answer = ask_about(&question, echo).await.unwrap();
         assert_eq!(serde_json::from_value::<Question>(answer).unwrap(), question);
-        let answer = ask_about(&Question::Conflicts { limit: 5 }, |_| Err("not yet".into())).await;
+        let answer =
+            ask_about(&Question::Conflicts(ConflictsQuestion { limit: 5, ..Default::default() }), |_| {
+                Err("not yet".into())
+            })
+            .await;
         assert_eq!(answer, Err("not yet".into()));
         let endless = |_| Ok(Value::String("x".repeat(MAX_ANSWER_BYTES as usize)));
-        let answer = ask_about(&Question::Conflicts { limit: 5 }, endless).await;
+        let answer =
+            ask_about(&Question::Conflicts(ConflictsQuestion { limit: 5, ..Default::default() }), endless)
+                .await;
         assert_eq!(answer, Err("the answer is too long: ask for less".into()));
     }
 
@@ -165,7 +187,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_beyond_all_bounds_is_not_read() {
         let (asking, mut answering) = connected().await;
-        let (answer, ()) = tokio::join!(converse(asking, &Question::Conflicts { limit: 1 }), async {
+        let question = Question::Conflicts(ConflictsQuestion::default());
+        let (answer, ()) = tokio::join!(converse(asking, &question), async {
             answering.write_u32(u32::MAX).await.unwrap();
         });
         assert_eq!(answer.unwrap_err().to_string(), "4294967295 bytes are too many");

@@ -115,6 +115,11 @@ impl Table {
         self.dead.depends()
     }
 
+    /// Whether a write was seen by an entry of `writer` that was delivered.
+    pub(crate) fn has_seen(&self, writer: ActorIndex, dot: Dot) -> bool {
+        dot.actor == writer || self.dead.is_safe(writer, (dot.actor, dot.mark.sequence))
+    }
+
     /// Entries of `owner` that were delivered depend on `sequence` of `canceller`.
     pub(crate) fn depend(&mut self, owner: ActorIndex, canceller: ActorIndex, sequence: u64) {
         self.dead.depend(owner, canceller, sequence);

@@ -35,7 +35,7 @@ pub(crate) async fn explain(args: ExplainArgs) -> Result<Outcome, OperatorError>
 }
 
 /// A query value: every byte that is not unreserved, escaped (RFC 3986, section 2.3).
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
         match byte {

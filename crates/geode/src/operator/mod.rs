@@ -4,6 +4,7 @@
 mod admin;
 mod conflicts;
 mod explain;
+mod moment;
 pub(crate) mod status;
 pub(crate) mod verify;
 

@@ -4,4 +4,5 @@
 
 mod lifetime;
 mod planet;
+mod sessions;
 mod support;
