@@ -194,7 +194,9 @@ impl Retold {
         self.times.insert(name.clone(), entry.time);
         self.upto.insert(actor.clone(), *sequence);
         let Some((key, answers)) = asked.and_then(|asked| asked.reads.as_ref()) else { return Ok(false) };
-        let objection = rules::key(&self.history, region, key, entry.time, |line| answer(answers, line));
+        // What is read in a transaction is told by its entry's time, or by the next that the clock gives.
+        let at = |time| rules::key(&self.history, region, key, time, |line| answer(answers, line));
+        let objection = at(entry.time).and_then(|objection| at(entry.time + 1).and(Some(objection)));
         objection.map_or(Ok(true), |(rule, message)| {
             let mark = entry.mark.as_deref().unwrap_or_default();
             Err((rule, format!("request {mark} in {}: {message}", NAMES[region])))
