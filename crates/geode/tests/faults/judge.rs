@@ -25,7 +25,8 @@ pub(crate) struct Evidence {
     pub(crate) excused: BTreeSet<String>,
     /// What each region read in the end.
     pub(crate) finally: Vec<Final>,
-    /// When all regions were found equal, in microseconds. What is swept after that need not come to all before they stop.
+    /// When clients had stopped and all regions answered, in microseconds: before they were found equal. What is swept after
+    /// that need not come to all before they stop.
     pub(crate) settled_us: u64,
 }
 

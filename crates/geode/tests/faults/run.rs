@@ -99,8 +99,7 @@ pub(crate) fn evidence(plan: &Plan, directory: &Path) -> Result<Evidence, Violat
         excused: BTreeSet::new(),
         trouble: None,
     };
-    let asked = run.go()?;
-    let settled_us = now_us();
+    let (asked, settled_us) = run.go()?;
     let finally = run.read_all()?;
     let paths: Vec<PathBuf> = run.geodes.iter().map(|geode| geode.disk.data_from_outside()).collect();
     for (region, geode) in run.geodes.iter_mut().enumerate() {
@@ -127,7 +126,8 @@ fn violation(rule: &'static str, message: String) -> Violation {
 
 impl Run<'_> {
     /// Clients and faults, until everything is healed and has settled.
-    fn go(&mut self) -> Result<Vec<Asked>, Violation> {
+    /// Returns what was asked, and when nothing but sweeps was to come any more.
+    fn go(&mut self) -> Result<(Vec<Asked>, u64), Violation> {
         self.geodes.iter_mut().for_each(Geode::start);
         self.wait_until_all_answer()?;
         let is_over = AtomicBool::new(false);
@@ -173,7 +173,9 @@ impl Run<'_> {
         }
         self.trouble.take().map_or(Ok(()), Err)?;
         self.settle()?;
-        Ok(asked)
+        let settled_us = now_us();
+        self.wait_until_converged()?;
+        Ok((asked, settled_us))
     }
 
     /// Plays the faults.
@@ -380,7 +382,7 @@ impl Run<'_> {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.wait_until_converged()
+        Ok(())
     }
 
     /// Which region does not answer.
