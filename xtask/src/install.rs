@@ -15,7 +15,8 @@ pub(crate) struct Tool {
 }
 
 /// Real peers that tests compare with, and the runtimes of the example services.
-pub(crate) const FOR_TESTS: [Tool; 6] = [
+pub(crate) const FOR_TESTS: [Tool; 7] = [
+    Tool { program: "ip", package: "iproute2" },
     Tool { program: "redis-server", package: "redis-server" },
     Tool { program: "redis-cli", package: "redis-tools" },
     Tool { program: "curl", package: "curl" },
