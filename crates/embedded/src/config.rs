@@ -52,6 +52,9 @@ pub struct Config {
     pub fsync: FsyncMode,
     /// A log file is closed and the next one begun at about this many bytes.
     pub segment_bytes: u64,
+    /// Bytes of log that are kept for regions that are away; older segments are removed once a checkpoint holds what they
+    /// say.
+    pub retention: u64,
     /// A checkpoint is not made before the log has grown by this many bytes since the last one.
     pub checkpoint_bytes: u64,
     /// Reads the wall clock. Whoever drives the engine tells it the same clock.
@@ -61,6 +64,9 @@ pub struct Config {
 impl Config {
     /// Bytes of a log segment: small enough to be dropped one by one, large enough that there are few.
     pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+    /// At a thousand writes of 100 bytes a second, a day and a half.
+    pub const RETENTION: u64 = 20 << 30;
 
     /// What a start replays in well under a second; Redis rewrites its log from the same size on.
     pub const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -75,6 +81,7 @@ impl Config {
             fsync: FsyncMode::EverySecond,
             segment_bytes: Self::SEGMENT_BYTES,
             checkpoint_bytes: Self::CHECKPOINT_BYTES,
+            retention: Self::RETENTION,
             clock: system_time,
         }
     }

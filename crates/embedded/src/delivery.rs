@@ -81,4 +81,8 @@ impl Host for Core {
     fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Option<u32> {
         self.read_fingerprint(actor, sequence).ok().flatten()
     }
+
+    fn is_trimmed(&mut self, actor: ActorIndex, sequence: u64) -> bool {
+        self.log.index().is_trimmed(actor, sequence)
+    }
 }

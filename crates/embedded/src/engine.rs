@@ -5,7 +5,7 @@ mod absence;
 #[cfg(test)]
 mod conformance;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -81,6 +81,8 @@ pub struct Embedded {
     first_write: Option<Instant>,
     /// What of the held vector others can see.
     published: VersionVector,
+    /// Peers that need what the log no longer holds, as far as it was said.
+    out_of_reach: BTreeSet<(Arc<str>, ActorIndex)>,
     distrusted: bool,
     stopped: bool,
     // Dropped in this order: the thread uses the files, the lock guards them.
@@ -132,8 +134,7 @@ impl Embedded {
             inbox: Arc::clone(shared.inbox()),
         };
         let owner = Owner::new(&config.planet, &config.region, opened.rows.table.seed());
-        let least_tail = config.checkpoint_bytes;
-        let on_disk = OnDisk::start(&config.data, owner, opened.checkpoint, surroundings, least_tail)
+        let on_disk = OnDisk::start(owner, opened.checkpoint, surroundings, &config)
             .map_err(OpenError::io(&config.data))?;
         let now = Instant::now();
         let mut engine = Self {
@@ -155,6 +156,7 @@ impl Embedded {
             // A new incarnation has written nothing that a peer could know better.
             first_write: (!opened.fresh).then(|| now + FIRST_WRITE_PATIENCE),
             published: VersionVector::default(),
+            out_of_reach: BTreeSet::new(),
             distrusted: false,
             stopped: false,
             _sync_thread: sync_thread,
@@ -251,6 +253,7 @@ impl Embedded {
             memory_bytes: rows.table.memory_bytes(),
             log_bytes: log.bytes(),
             log_tail_bytes: self.tail_bytes(),
+            out_of_reach: self.out_of_reach.iter().map(|(peer, _)| peer.to_string()).collect(),
             checkpoint_bytes: self.on_disk.file_bytes(),
             checkpoint_age: self.on_disk.completed().map(|at| at.elapsed()),
             actor: rows.table.actors().id(rows.own).to_string(),
@@ -340,6 +343,7 @@ impl Embedded {
                     }
                 }
                 Action::Stream { peer, held } => {
+                    self.note_trimmed_own(&peer, &held);
                     let stream = self.stream(&held);
                     if let Some(outbox) = self.links.get(&peer) {
                         outbox.stream(stream);
@@ -347,6 +351,7 @@ impl Embedded {
                 }
                 Action::Serve { peer, actor, from, to } => {
                     let position = self.core.log.index().seek(actor, from);
+                    self.note_trimmed(&peer, actor, from);
                     let actor = self.core.rows.table.actors().id(actor).clone();
                     if let (Some(outbox), Some(position)) = (self.links.get(&peer), position) {
                         outbox.serve(Range { position, actor, from, to });
@@ -380,15 +385,44 @@ impl Embedded {
         }
     }
 
-    /// Where the stream to a peer begins that holds `held` of this region's actors.
-    fn stream(&self, held: &[(ActorIndex, u64)]) -> Stream {
+    /// Says that a peer needs an entry that this log no longer holds. Here begins what sends it a copy of all rows.
+    fn note_trimmed(&mut self, peer: &Arc<str>, actor: ActorIndex, from: u64) {
+        if !self.core.log.index().is_trimmed(actor, from)
+            || !self.out_of_reach.insert((Arc::clone(peer), actor))
+        {
+            return;
+        }
+        let id = self.core.rows.table.actors().id(actor);
+        tracing::error!(
+            "{peer} needs entry {from} of {id}, which the log of this region no longer holds (store.retention): {peer} \
+             has been away for too long. If no other region holds it either, only a copy of all rows can bring {peer} up \
+             to date, which this release cannot send yet"
+        );
+    }
+
+    /// The same for what this region would stream to a peer that holds `held` of it.
+    fn note_trimmed_own(&mut self, peer: &Arc<str>, held: &[(ActorIndex, u64)]) {
+        for (actor, sequence) in self.missing_own(held) {
+            self.note_trimmed(peer, actor, sequence);
+        }
+    }
+
+    /// The first entry of each of this region's actors that a peer lacks.
+    fn missing_own(&self, held: &[(ActorIndex, u64)]) -> Vec<(ActorIndex, u64)> {
         let actors = self.core.rows.table.actors();
         let own =
             self.replica.held().iter().filter(|(actor, _)| *actors.id(*actor).region == *self.config.region);
         let of_peer =
             |actor| held.iter().find(|(held, _)| *held == actor).map_or(0, |(_, sequence)| *sequence);
         let missing = own.filter(|(actor, sequence)| of_peer(*actor) < *sequence);
-        let starts = missing.filter_map(|(actor, _)| self.core.log.index().seek(actor, of_peer(actor) + 1));
+        missing.map(|(actor, _)| (actor, of_peer(actor) + 1)).collect()
+    }
+
+    /// Where the stream to a peer begins that holds `held` of this region's actors.
+    fn stream(&self, held: &[(ActorIndex, u64)]) -> Stream {
+        let actors = self.core.rows.table.actors();
+        let missing = self.missing_own(held).into_iter();
+        let starts = missing.filter_map(|(actor, sequence)| self.core.log.index().seek(actor, sequence));
         Stream {
             position: starts.min().unwrap_or_else(|| self.core.log.written()),
             held: held.iter().map(|(actor, sequence)| (actors.id(*actor).incarnation, *sequence)).collect(),

@@ -1,6 +1,6 @@
 //! What the rest of the process asks an engine, from any thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
@@ -44,6 +44,8 @@ pub struct Stats {
     pub log_bytes: u64,
     /// Of these, the bytes that a start replays: what stands behind the last checkpoint.
     pub log_tail_bytes: u64,
+    /// Peers that need what the log of this region no longer holds.
+    pub out_of_reach: BTreeSet<String>,
     /// Bytes of the checkpoint's file.
     pub checkpoint_bytes: u64,
     /// How long ago this process last completed a checkpoint.

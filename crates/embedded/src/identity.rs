@@ -130,12 +130,15 @@ impl Identity {
         if self.incarnation != format!("{log_incarnation:016x}") {
             return Err("the log and its identity name different incarnations");
         }
+        // The oldest segments may have been removed after they were recorded, or be about to be; that the log is whole
+        // from where it is needed, the replay has seen.
+        let base = |files: &[SegmentFile]| files.first().map_or(0, |file| file.base);
+        let from = base(files).max(base(&self.segments));
+        let recorded = &self.segments[self.segments.partition_point(|file| file.base < from)..];
+        let files = &files[files.partition_point(|file| file.base < from)..];
         // A segment may have been begun and not yet recorded when the process was killed.
-        let unrecorded = files.len().checked_sub(self.segments.len());
-        if self.segments.is_empty()
-            || !files.starts_with(&self.segments)
-            || unrecorded.is_none_or(|files| files > 1)
-        {
+        let unrecorded = files.len().checked_sub(recorded.len());
+        if recorded.is_empty() || !files.starts_with(recorded) || unrecorded.is_none_or(|files| files > 1) {
             return Err("the log files are not the ones that were written");
         }
         if self.failed {

@@ -204,6 +204,7 @@ impl<'c> Replay<'c> {
         for (actor, sequence, position) in index {
             self.index.note(ActorIndex(*actor), *sequence, *position);
         }
+        self.index.trim(self.place.segments.bases().first().copied().unwrap_or(0));
         self.position = mark.position;
     }
 

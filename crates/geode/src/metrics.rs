@@ -182,6 +182,23 @@ impl Scrape {
             store.memory_bytes as f64,
         )?;
         page.gauge("geode_store_log_bytes", "Log on disk", store.log_bytes as f64)?;
+        let tail = store.log_tail_bytes as f64;
+        page.gauge(
+            "geode_store_log_tail_bytes",
+            "Log that a start replays: behind the last checkpoint",
+            tail,
+        )?;
+        page.gauge("geode_store_checkpoint_bytes", "Checkpoint on disk", store.checkpoint_bytes as f64)?;
+        if let Some(age) = store.checkpoint_age {
+            let age_s = age.as_secs_f64();
+            page.gauge(
+                "geode_store_checkpoint_age_seconds",
+                "Since the last checkpoint was completed",
+                age_s,
+            )?;
+        }
+        let away = store.out_of_reach.iter().map(|region| ([("region", region.as_str())], 1.0));
+        page.gauges("geode_store_peer_out_of_reach", "A region needs what the log no longer holds", away)?;
         let conflicts = store.conflicts.iter().map(|(rule, count)| ([("rule", *rule)], *count));
         page.counters("geode_store_conflicts", "Conflicts resolved, by rule", conflicts)?;
         let peers = || store.peers.iter().map(|peer| ([("region", peer.region.as_str())], peer));

@@ -127,7 +127,12 @@ fn config<'a>(planet: &Planet, region: &Region, peers: impl Iterator<Item = &'a 
         Fsync::EverySec => FsyncMode::EverySecond,
         Fsync::Never => FsyncMode::Never,
     };
-    Config { fsync, ..Config::new(&region.settings.data, &planet.name, region.name.as_str(), &peers) }
+    let retention = region.settings.retention_bytes;
+    Config {
+        fsync,
+        retention,
+        ..Config::new(&region.settings.data, &planet.name, region.name.as_str(), &peers)
+    }
 }
 
 fn options(planet: &Planet) -> Result<Options, StoreError> {

@@ -60,6 +60,8 @@ pub struct Settings {
     pub admin_listen: SocketAddr,
     /// `data`, /var/lib/geode unless said otherwise.
     pub data: PathBuf,
+    /// `retention`, bytes of log that are kept for regions that are away: 20 GiB unless said otherwise.
+    pub retention_bytes: u64,
 }
 
 /// `[service]`: the users' own process.

@@ -22,6 +22,7 @@ link = "10.0.1.5:7400"
 public = ["198.51.100.10"]
 link = "eu.acme.example:7400"
 data = "/srv/geode"
+retention = "512MiB"
 redis.listen = "127.0.0.12:6379"
 door = { listen = [":8080", "127.0.0.12:8081"] }
 admin.listen = "127.0.0.12:7401"
@@ -39,6 +40,7 @@ health = { path = "/healthz", interval = "500ms", up = 1, down = 4 }
 [store]
 engine = "embedded"
 data = "/data"
+retention = "2GiB"
 fsync = "always"
 conditional = "local"
 
@@ -107,6 +109,7 @@ fn a_region_binds_what_it_says_else_what_the_planet_says_else_the_default() {
             door_listen: vec![address("[::]:8080"), address("127.0.0.12:8081")],
             admin_listen: address("127.0.0.12:7401"),
             data: "/srv/geode".into(),
+            retention_bytes: 512 << 20,
         }
     );
     assert_eq!(
@@ -117,6 +120,7 @@ fn a_region_binds_what_it_says_else_what_the_planet_says_else_the_default() {
             door_listen: vec![address("[::]:80")],
             admin_listen: address("127.0.0.1:7402"),
             data: "/data".into(),
+            retention_bytes: 2 << 30,
         }
     );
     assert_eq!(settings("us-east-1").link_listen, Some(address("10.0.1.5:7400")));
@@ -130,6 +134,7 @@ fn a_region_binds_what_it_says_else_what_the_planet_says_else_the_default() {
             door_listen: vec![address("[::]:80")],
             admin_listen: address("127.0.0.1:7401"),
             data: "/var/lib/geode".into(),
+            retention_bytes: 20 << 30,
         }
     );
     assert_eq!(least.service, None);
@@ -174,6 +179,7 @@ health = { interval = "2", down = 0 }
 engine = "cassandra"
 fsync = "sometimes"
 memory = "2GiB"
+retention = "5MB"
 [steering]
 on_all_down = "opne"
 band = "1h"
@@ -202,14 +208,15 @@ planet.toml:14: service.health.down: 0 is not a whole number from 1 to 100; writ
 planet.toml:16: store.engine: the Cassandra engine is not built yet; use "embedded"
 planet.toml:17: store.fsync: "sometimes" is none of "always", "everysec", "never"; write "always" or "everysec" or "never"
 planet.toml:18: store.memory: a limit on memory is not built yet; remove it for now
-planet.toml:20: steering.on_all_down: "opne" is none of "open", "empty"; did you mean "open"?
-planet.toml:21: steering.band: "1h" is not a time from 0ms to 1s; write it like "500ms" or "2s"
-planet.toml:22: steering.prefixes."192.0.2": not a network; write it like "192.0.2.0/24" or "2001:db8::/32"
-planet.toml:22: steering.prefixes."192.0.2.7/24": has bits beyond the prefix; write "192.0.2.0/24"
-planet.toml:22: steering.prefixes."198.51.100.0/24": "sidney" is not a known place; did you mean "sydney"?
-planet.toml:24: door.tls: TLS at the door is not built yet; remove it for now
-planet.toml:25: dns: geo-DNS is not built yet; remove it for now
-planet.toml:28: admin.listen: authentication of admin is not built yet; listen on loopback, like "127.0.0.1:7401"
+planet.toml:19: store.retention: "5MB" is not a size of at least 256MiB; write it like "512MiB" or "20GiB"
+planet.toml:21: steering.on_all_down: "opne" is none of "open", "empty"; did you mean "open"?
+planet.toml:22: steering.band: "1h" is not a time from 0ms to 1s; write it like "500ms" or "2s"
+planet.toml:23: steering.prefixes."192.0.2": not a network; write it like "192.0.2.0/24" or "2001:db8::/32"
+planet.toml:23: steering.prefixes."192.0.2.7/24": has bits beyond the prefix; write "192.0.2.0/24"
+planet.toml:23: steering.prefixes."198.51.100.0/24": "sidney" is not a known place; did you mean "sydney"?
+planet.toml:25: door.tls: TLS at the door is not built yet; remove it for now
+planet.toml:26: dns: geo-DNS is not built yet; remove it for now
+planet.toml:29: admin.listen: authentication of admin is not built yet; listen on loopback, like "127.0.0.1:7401"
 "#;
     let found = errors(text);
     assert_eq!(format!("\n{found}\n"), expected, "\n{found}\n");

@@ -40,6 +40,12 @@ pub trait Host {
 
     /// The checksum of one held entry, cut out of its frame with [`Frame::slice`]; `None` if it is not held.
     fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Option<u32>;
+
+    /// Whether a held entry was removed from the log because it was old: that it has no fingerprint says nothing.
+    fn is_trimmed(&mut self, actor: ActorIndex, sequence: u64) -> bool {
+        let _ = (actor, sequence);
+        false
+    }
 }
 
 /// What is to be done. Peers are named by region.
@@ -505,7 +511,9 @@ impl Replica {
             let reason =
                 format!("{peer} holds entry {} of this region, which ends at {held}", witness.sequence);
             self.renew(reason);
-        } else if host.fingerprint(self.own, witness.sequence) != Some(witness.fingerprint) {
+        } else if host.fingerprint(self.own, witness.sequence) != Some(witness.fingerprint)
+            && !host.is_trimmed(self.own, witness.sequence)
+        {
             self.renew(format!("{peer} holds another entry {} of this region", witness.sequence));
         }
     }

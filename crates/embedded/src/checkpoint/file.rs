@@ -299,15 +299,17 @@ pub(crate) fn write_actors(
     Ok(())
 }
 
-/// Adds places of frames in the log.
+/// Adds places of frames in the log, and removes those before its beginning.
 pub(crate) fn write_index(
     transaction: &WriteTransaction,
+    from: u64,
     frames: &[(u32, u64, u64)],
 ) -> Result<(), FileError> {
     let mut table = transaction.open_table(INDEX)?;
     for (actor, sequence, position) in frames {
         table.insert((*actor, *sequence), position)?;
     }
+    table.retain(|_, position| position >= from)?;
     Ok(())
 }
 

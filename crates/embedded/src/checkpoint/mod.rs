@@ -18,7 +18,6 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +27,9 @@ use geode_store::View;
 pub(crate) use file::{CheckpointFile, FORMAT, FileError, Owner, Stored};
 pub(crate) use mark::Mark;
 use totals::Totals;
-use writer::{Batch, Job, Task, Writer};
+use writer::{Batch, Frames, Job, Task, Writer};
 
+use crate::config::Config;
 use crate::delivery::Core;
 use crate::identity::IdentityFile;
 use crate::inbox::Inbox;
@@ -85,6 +85,8 @@ pub(crate) struct Checkpoint {
     retry_at: Option<Instant>,
     /// Log behind the mark that is always worth less than a checkpoint.
     least_tail: u64,
+    /// Bytes of log that are kept.
+    retention: u64,
 }
 
 #[derive(Debug)]
@@ -112,13 +114,12 @@ impl writer::Surroundings for Surroundings {
 impl Checkpoint {
     /// Goes on from what was found in the data directory, if anything was.
     pub(crate) fn start(
-        data: &Path,
         owner: Owner,
         found: Option<Found>,
         surroundings: Surroundings,
-        least_tail: u64,
+        config: &Config,
     ) -> io::Result<Self> {
-        let path: PathBuf = data.join(FILE);
+        let path = config.data.join(FILE);
         let (marked, known_actors) =
             found.as_ref().map_or((0, 0), |found| (found.position, found.actors.len()));
         let opened = found.map(|found| (found.file, found.totals, found.actors));
@@ -135,7 +136,8 @@ impl Checkpoint {
             failures: 0,
             pause: FIRST_PAUSE,
             retry_at: None,
-            least_tail,
+            least_tail: config.checkpoint_bytes,
+            retention: config.retention,
         })
     }
 
@@ -152,6 +154,10 @@ impl Checkpoint {
     pub(crate) fn step(&mut self, core: &mut Core, held: &VersionVector, now: Instant) -> bool {
         self.settle(&mut core.rows.table, now);
         if !self.offer_pending() {
+            return false;
+        }
+        self.trim(core);
+        if self.pending.is_some() {
             return false;
         }
         match std::mem::replace(&mut self.stage, Stage::Idle) {
@@ -199,8 +205,25 @@ impl Checkpoint {
     fn is_due(&self, core: &Core, now: Instant) -> bool {
         let tail = core.log.written() - self.marked.min(core.log.written());
         let data = core.rows.table.memory_bytes().max(self.writer.progress().image_bytes());
-        tail > self.least_tail.max(data.min(self.least_tail.saturating_mul(64)))
-            && self.retry_at.is_none_or(|at| now >= at)
+        let long = tail > self.least_tail.max(data.min(self.least_tail.saturating_mul(64)));
+        // Or the log is longer than it may be, and only for want of a mark.
+        let wanted = || {
+            core.log.trimmed_to(self.marked, self.retention).is_none()
+                && core.log.trimmed_to(core.log.written(), self.retention).is_some()
+        };
+        (long || core.log.bytes() > self.retention && wanted()) && self.retry_at.is_none_or(|at| now >= at)
+    }
+
+    /// Removes the oldest segments of a log that is longer than it may be, as far as no start needs them.
+    fn trim(&mut self, core: &mut Core) {
+        if core.log.bytes() <= self.retention {
+            return;
+        }
+        let Some(base) = core.log.trimmed_to(self.marked, self.retention) else { return };
+        let files = core.log.trim(base);
+        // Of files that are left behind the next start is told by their names.
+        self.pending = Some(Job::Remove(files));
+        self.offer_pending();
     }
 
     /// Takes note of what the writing thread did.
@@ -214,7 +237,7 @@ impl Checkpoint {
             );
             self.failures += 1;
             self.stage = Stage::Idle;
-            if let Some(Job { task: Task::Chunk(batch), .. }) = self.pending.take() {
+            if let Some(Job::Part(_, Task::Chunk(batch))) = self.pending.take() {
                 self.known_actors -= batch.actors.len();
             }
             self.removed.clear();
@@ -258,7 +281,7 @@ impl Checkpoint {
             let actors: Vec<_> = actors.map(|(_, id)| id.clone()).collect();
             self.known_actors += actors.len();
             let batch = Batch { chunk, number, through: core.log.written(), actors };
-            self.pending = Some(Job { cycle: self.cycle, task: Task::Chunk(batch) });
+            self.pending = Some(Job::Part(self.cycle, Task::Chunk(batch)));
             self.offer_pending();
         }
         // The mark comes after the last chunk.
@@ -266,9 +289,10 @@ impl Checkpoint {
             self.stage = Stage::Walking(mark, at);
         } else {
             let frames = core.log.index().since(self.marked);
-            let before = frames.into_iter().filter(|(_, _, position)| *position < mark.position).collect();
+            let new = frames.into_iter().filter(|(_, _, position)| *position < mark.position).collect();
+            let from = core.log.segments().bases().first().copied().unwrap_or(0);
             self.stage = Stage::Finishing(mark.position);
-            self.pending = Some(Job { cycle: self.cycle, task: Task::Finish(mark, before) });
+            self.pending = Some(Job::Part(self.cycle, Task::Finish(mark, Frames { from, new })));
             self.offer_pending();
         }
     }

@@ -1,5 +1,6 @@
 //! The thread that writes the checkpoint: a B-tree waits for the disk, and the data thread must not.
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,16 +26,26 @@ const COMMIT_BYTES: usize = 64 << 20;
 pub(crate) enum Task {
     /// Images of changed keys.
     Chunk(Batch),
-    /// Every key that was dirty at the mark has come. With the mark, the places in the log of some frames before it.
-    Finish(Box<Mark>, Vec<(u32, u64, u64)>),
+    /// Every key that was dirty at the mark has come.
+    Finish(Box<Mark>, Frames),
+}
+
+/// Where in the log an actor's entries are, as far as a mark changes it.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    /// The log begins here; nothing before it is known any more.
+    pub(crate) from: u64,
+    /// Actor, first sequence and position of some frames before the mark.
+    pub(crate) new: Vec<(u32, u64, u64)>,
 }
 
 /// What the thread is to do. After a failure it does nothing more of the same checkpoint.
 #[derive(Debug)]
-pub(crate) struct Job {
-    /// Which checkpoint it belongs to, numbered from 1.
-    pub(crate) cycle: u64,
-    pub(crate) task: Task,
+pub(crate) enum Job {
+    /// A part of the checkpoint of this number, counted from 1.
+    Part(u64, Task),
+    /// Files of the log that are no longer of use.
+    Remove(Vec<PathBuf>),
 }
 
 /// A chunk and what it needs to mean the same later.
@@ -196,20 +207,26 @@ impl<S: Surroundings> Work<S> {
             if self.progress.stop.load(Ordering::Acquire) {
                 return;
             }
-            let cycle = job.cycle;
-            if let Task::Chunk(batch) = &job.task {
-                // Even of a chunk that is passed over: the data thread will not name them again.
-                for id in &batch.actors {
-                    self.actors.intern(id);
-                }
-            }
-            if cycle > self.failed_cycle
-                && let Err(error) = self.run_task(job.task)
-            {
-                self.failed_cycle = cycle;
-                self.fail(error);
+            match job {
+                Job::Part(cycle, task) => self.part(cycle, task),
+                Job::Remove(files) => remove(&files),
             }
             self.surroundings.wake();
+        }
+    }
+
+    fn part(&mut self, cycle: u64, task: Task) {
+        if let Task::Chunk(batch) = &task {
+            // Even of a chunk that is passed over: the data thread will not name them again.
+            for id in &batch.actors {
+                self.actors.intern(id);
+            }
+        }
+        if cycle > self.failed_cycle
+            && let Err(error) = self.run_task(task)
+        {
+            self.failed_cycle = cycle;
+            self.fail(error);
         }
     }
 
@@ -227,10 +244,10 @@ impl<S: Surroundings> Work<S> {
                 self.bytes += batch.chunk.bytes();
                 if self.bytes >= COMMIT_BYTES { self.commit(None) } else { Ok(()) }
             }
-            Task::Finish(mark, index) => {
+            Task::Finish(mark, frames) => {
                 self.through = self.through.max(mark.position);
                 let transaction = self.transaction()?;
-                file::write_index(&transaction, &index)?;
+                file::write_index(&transaction, frames.from, &frames.new)?;
                 self.open = Some(transaction);
                 self.commit(Some(&mark))
             }
@@ -285,5 +302,17 @@ impl<S: Surroundings> Work<S> {
             other => format!("{other:?}"),
         };
         *self.progress.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+}
+
+/// What cannot be removed now is found, and removed, by the next start.
+fn remove(files: &[PathBuf]) {
+    for file in files {
+        if let Err(error) = fs::remove_file(file) {
+            tracing::warn!(
+                "{}, which is older than the log is to be, cannot be removed: {error}",
+                file.display()
+            );
+        }
     }
 }

@@ -12,6 +12,8 @@ const STRIDE: u64 = 64 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     frames: BTreeMap<ActorIndex, Vec<(u64, u64)>>,
+    /// Where the log begins; what stood before was removed.
+    from: u64,
 }
 
 impl Index {
@@ -33,10 +35,53 @@ impl Index {
         found
     }
 
+    /// The log begins at `from` from now on.
+    pub(crate) fn trim(&mut self, from: u64) {
+        self.from = from;
+        for frames in self.frames.values_mut() {
+            frames.drain(..frames.partition_point(|(_, at)| *at < from));
+        }
+    }
+
+    /// Whether `sequence` of `actor`, which is held, is no longer in the log. Frames between two places that are noted
+    /// count with the first, so a little of what is still there is called removed as well.
+    pub(crate) fn is_trimmed(&self, actor: ActorIndex, sequence: u64) -> bool {
+        let first = self.frames.get(&actor).and_then(|frames| frames.first());
+        self.from > 0 && first.is_none_or(|(first, _)| sequence < *first)
+    }
+
     /// A position at or before the record that holds `sequence` of `actor`; `None` if the log holds nothing of it.
     pub(crate) fn seek(&self, actor: ActorIndex, sequence: u64) -> Option<u64> {
+        if self.is_trimmed(actor, sequence) {
+            return None;
+        }
         let frames = self.frames.get(&actor)?;
         let index = frames.partition_point(|(first, _)| *first <= sequence).max(1) - 1;
         frames.get(index).map(|(_, position)| *position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_removed_is_not_what_never_was() {
+        let (busy, quiet) = (ActorIndex(1), ActorIndex(2));
+        let mut index = Index::default();
+        for frame in 0..10 {
+            index.note(busy, 1 + frame * 100, frame * STRIDE);
+        }
+        index.note(quiet, 1, 50);
+        assert_eq!(index.seek(busy, 250), Some(2 * STRIDE));
+        assert!(!index.is_trimmed(busy, 1) && !index.is_trimmed(quiet, 1));
+        index.trim(5 * STRIDE);
+        assert!(index.is_trimmed(busy, 500) && !index.is_trimmed(busy, 501));
+        assert_eq!((index.seek(busy, 500), index.seek(busy, 501)), (None, Some(5 * STRIDE)));
+        assert!(index.is_trimmed(quiet, 1), "all that it wrote was removed");
+        index.note(quiet, 7, 20 * STRIDE);
+        assert!(index.is_trimmed(quiet, 6));
+        assert_eq!(index.seek(quiet, 7), Some(20 * STRIDE));
+        assert_eq!(index.since(20 * STRIDE), [(2, 7, 20 * STRIDE)]);
     }
 }

@@ -13,6 +13,7 @@ mod sync;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use geode_crdt::{ActorIndex, Actors, Frame, FrameBuilder, frame};
@@ -117,6 +118,21 @@ impl Log {
     /// Bytes of the log files.
     pub(crate) fn bytes(&self) -> u64 {
         self.written - self.place.segments.bases().first().copied().unwrap_or(0)
+    }
+
+    /// From where on the log would be kept if nothing before `needed` is and whole segments are removed until at most
+    /// `retention` bytes are left; `None` if nothing can be removed.
+    pub(crate) fn trimmed_to(&self, needed: u64, retention: u64) -> Option<u64> {
+        let bases = self.place.segments.bases();
+        let removable =
+            bases.windows(2).take_while(|pair| pair[1] <= needed && self.written - pair[0] > retention);
+        removable.last().map(|pair| pair[1])
+    }
+
+    /// Removes what stands before the segment at `base` from the log. Returns the files that are to be removed.
+    pub(crate) fn trim(&mut self, base: u64) -> Vec<PathBuf> {
+        self.index.trim(base);
+        self.place.segments.forget_below(base)
     }
 
     /// Appends the finished entries of `builder` as one frame to the batch.

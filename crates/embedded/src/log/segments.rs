@@ -65,6 +65,13 @@ impl Segments {
         Ok(file)
     }
 
+    /// Takes the segments below `base` out of the list; their files are the caller's to remove.
+    pub(crate) fn forget_below(&self, base: u64) -> Vec<PathBuf> {
+        let mut bases = self.bases.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let kept = bases.partition_point(|held| *held < base);
+        bases.drain(..kept).map(|base| self.path(base)).collect()
+    }
+
     /// Removes the segments from `base` on.
     pub(crate) fn remove_from(&self, base: u64) -> io::Result<()> {
         let mut bases = self.bases.write().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -26,6 +26,10 @@ const MAX_REGIONS: usize = 64;
 const DEFAULT_REDIS_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6379);
 const DEFAULT_ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7401);
 const DEFAULT_DATA: &str = "/var/lib/geode";
+/// At a thousand writes of 100 bytes a second, a day and a half.
+const DEFAULT_RETENTION: u64 = 20 << 30;
+/// Whole segments of 64 MiB are removed: with fewer than four the log would often be much shorter than it may be.
+const LEAST_RETENTION: u64 = 256 << 20;
 /// gdnsd waits ten checks; these are for checks that cost a service nothing and a planet that heals in seconds.
 const DEFAULT_CHECKS: (Duration, u32, u32) = (Duration::from_secs(2), 2, 3);
 const DEFAULT_IN_FLIGHT: u32 = 50;
@@ -93,6 +97,7 @@ struct Bindings {
     door_listen: Option<Vec<SocketAddr>>,
     admin_listen: Option<SocketAddr>,
     data: Option<PathBuf>,
+    retention_bytes: Option<u64>,
 }
 
 impl Bindings {
@@ -112,7 +117,7 @@ impl Bindings {
         let admin_listen = admin.take("listen", value::loopback_listen);
         admin.finish();
         parent.not_built("dns", "geo-DNS");
-        Self { redis_listen, door_listen, admin_listen, data: None }
+        Self { redis_listen, door_listen, admin_listen, ..Self::default() }
     }
 }
 
@@ -127,7 +132,7 @@ fn read_store(mut section: Section<'_>, bindings: &mut Bindings) -> Store {
     let conditional = section.take("conditional", |conditional| value::choice(conditional, &conditionals));
     bindings.data = section.take("data", value::path);
     section.not_built("memory", "a limit on memory");
-    section.not_built("retention", "retention of the log");
+    bindings.retention_bytes = section.take("retention", read_retention);
     section.not_built("home", "a home for everything");
     section.not_built("homes", "a home for a prefix");
     section.not_built("cassandra", "the Cassandra engine");
@@ -194,6 +199,7 @@ fn read_region(
     }
     let capacity = section.take("capacity", value::capacity).unwrap_or(1.0);
     let data = section.take("data", value::path);
+    let retention = section.take("retention", read_retention);
     let own = Bindings::read(section);
     let settings = Settings {
         link_listen: link_listen.or_else(|| link.as_ref().map(HostPort::listen)),
@@ -204,9 +210,14 @@ fn read_region(
             .unwrap_or_else(default_door_listen),
         admin_listen: own.admin_listen.or(shared.admin_listen).unwrap_or(DEFAULT_ADMIN_LISTEN),
         data: data.or_else(|| shared.data.clone()).unwrap_or_else(|| DEFAULT_DATA.into()),
+        retention_bytes: retention.or(shared.retention_bytes).unwrap_or(DEFAULT_RETENTION),
     };
     check_bindings(section, &settings);
     Some(Region { name: name?, place: place?, public, link, capacity, settings })
+}
+
+fn read_retention(value: &DeValue<'_>) -> Found<u64> {
+    value::bytes(value, LEAST_RETENTION)
 }
 
 fn default_door_listen() -> Vec<SocketAddr> {

@@ -167,6 +167,28 @@ fn show_duration(time: Duration) -> String {
     }
 }
 
+/// A number of bytes like `"512MiB"` or `"20GiB"`, not less than `least`.
+pub(super) fn bytes(value: &DeValue<'_>, least: u64) -> Found<u64> {
+    let kind = format!("a size of at least {}", show_bytes(least));
+    let bytes = value.as_str().and_then(parse_bytes).filter(|bytes| *bytes >= least);
+    bytes.ok_or_else(|| Wrong::kind(value, kind, "\"512MiB\" or \"20GiB\""))
+}
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let (_, shift) = UNITS.into_iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+fn show_bytes(bytes: u64) -> String {
+    let unit = UNITS.into_iter().rfind(|(_, shift)| bytes.is_multiple_of(1 << shift));
+    unit.map_or_else(|| format!("{bytes} bytes"), |(name, shift)| format!("{}{name}", bytes >> shift))
+}
+
+/// Units of bytes, and how many bits each stands for.
+const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+
 /// One of a few words.
 pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Found<T> {
     let wanted = value.as_str().unwrap_or_default();
