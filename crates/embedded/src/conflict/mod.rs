@@ -120,3 +120,20 @@ pub struct ConflictReport {
     /// All since the process started, by rule.
     pub totals: Vec<(Rule, u64)>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Rule;
+
+    const PAGE: &str = include_str!("../../../../docs/semantics.md");
+
+    #[test]
+    fn the_published_page_has_a_row_for_every_rule_and_no_other() {
+        let (_, section) =
+            PAGE.split_once("\n## What stands in the conflict log\n").expect("the section is there");
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let named: Vec<&str> = rows.map(|(rule, _)| rule).collect();
+        assert_eq!(named, Rule::ALL.map(Rule::name));
+    }
+}

@@ -70,6 +70,20 @@ fn a_waiting_command_holds_back_only_its_own_connection() {
 }
 
 #[test]
+fn a_wait_for_a_token_holds_back_only_its_own_connection() {
+    let running = Running::start();
+    let (mut client, mut other) = (running.connect(), running.connect());
+    client.send("GEODE.VECTOR\r\nGEODE.WAIT 1~here.1.1 0\r\nGEODE.VECTOR\r\n");
+    client.expect("$1\r\n1\r\n");
+    other.ask("PING", "+PONG\r\n");
+    running.pass_two_batches();
+    client.expect_nothing();
+    other.ask("SET a 1", "+OK\r\n");
+    client.expect(":1\r\n$10\r\n1~here.1.1\r\n");
+    client.ask("GEODE.WAIT 1~here.1.9 20", ":0\r\n");
+}
+
+#[test]
 fn a_wait_ends_at_its_deadline() {
     let running = Running::start();
     let mut client = running.connect();
