@@ -24,6 +24,7 @@ mod volume;
 
 use std::ops::RangeInclusive;
 
+use geode_sim::Tail;
 use plan::{Fault, Kind, Plan};
 
 /// Seeds that are played on every machine.
@@ -59,13 +60,31 @@ fn every_rule_holds_for_real_processes() {
     }
 }
 
+/// Plays a plan in which every rule must hold.
+fn holds(plan: &Plan) -> judge::Counts {
+    let directory = tempfile::tempdir().unwrap();
+    run::play(plan, directory.path()).unwrap_or_else(|violation| {
+        panic!("{violation}; logs and data: {}", directory.keep().display());
+    })
+}
+
+#[test]
+fn a_crash_takes_what_was_not_synced_and_nothing_else() {
+    let region = 2;
+    let faults = vec![
+        Fault { at_ms: 300, kind: Kind::Partition { region, silent: true, for_ms: 2_500 } },
+        Fault { at_ms: 2_500, kind: Kind::Crash { region, tail: Tail::Lost, down_ms: 100 } },
+    ];
+    let plan = |mode| Plan { fsync: vec![mode; 3], faults: faults.clone(), length_ms: 3_500, ..Plan::of(1) };
+    let lost = holds(&plan("never")).lost;
+    assert!(lost > 10, "all that was written for two seconds is lost, not {lost} writes");
+    assert_eq!(holds(&plan("always")).lost, 0);
+}
+
 #[test]
 fn a_full_file_system_takes_nothing_that_was_acknowledged() {
     let full = |region, at_ms| Fault { at_ms, kind: Kind::Full { region, for_ms: 1_200 } };
     let plan = Plan { fsync: vec!["everysec", "always", "never"], ..Plan::of(1) };
     let plan = Plan { faults: vec![full(0, 400), full(1, 800), full(0, 2_600), full(2, 3_000)], ..plan };
-    let directory = tempfile::tempdir().unwrap();
-    if let Err(violation) = run::play(&plan, directory.path()) {
-        panic!("{violation}; logs and data: {}", directory.keep().display());
-    }
+    holds(&plan);
 }

@@ -107,8 +107,15 @@ impl Plan {
         let kind = kind(self.fsync.len(), random);
         let takes = |kind: &Kind| matches!(kind, Kind::Crash { .. } | Kind::Syncs { .. });
         let near = |other: &Fault| takes(&other.kind) && other.at_ms.abs_diff(at_ms) < APART_MS;
-        if !(takes(&kind) && self.faults.iter().any(near)) {
-            self.faults.push(Fault { at_ms, kind });
+        if takes(&kind) && self.faults.iter().any(near) {
+            return;
+        }
+        self.faults.push(Fault { at_ms, kind });
+        if let (Kind::Crash { region, .. }, true) = (kind, random.one_in(2)) {
+            // Nobody else has what it wrote.
+            let before_ms = at_ms.min(random.between(300, 1_200));
+            let kind = Kind::Partition { region, silent: true, for_ms: before_ms + 100 };
+            self.faults.push(Fault { at_ms: at_ms - before_ms, kind });
         }
     }
 }

@@ -243,6 +243,8 @@ impl Run<'_> {
             }
             Kind::Crash { region, tail, down_ms } => {
                 if self.geodes[region].kill() {
+                    // What it had sent and nobody had received is lost with the machine.
+                    (0..NAMES.len()).for_each(|other| self.relay.break_links(region, other));
                     self.crash(region, tail);
                     self.later(down_ms, Event::Start(region));
                 }
