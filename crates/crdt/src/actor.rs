@@ -62,6 +62,15 @@ pub struct Actors {
 }
 
 impl Actors {
+    /// The most actors that other machines may name: regions times their unproven restarts, with much room. It bounds what
+    /// a machine that invents names can take up here.
+    pub const MAX: usize = 1 << 16;
+
+    /// The index of `id`, made on first sight unless there are [`Self::MAX`] already.
+    pub fn intern_foreign(&mut self, id: &ActorId) -> Option<ActorIndex> {
+        if self.len() < Self::MAX { Some(self.intern(id)) } else { self.find(id) }
+    }
+
     /// The index of `id`, made on first sight.
     pub fn intern(&mut self, id: &ActorId) -> ActorIndex {
         if let Some(index) = self.by_id.get(id) {

@@ -265,7 +265,8 @@ fn read_dictionary(
     let mut dictionary = SmallVec::new();
     for _ in 0..count {
         let (region, incarnation) = read_actor_id(reader)?;
-        dictionary.push(actors.intern(&ActorId::new(region, incarnation)));
+        let actor = actors.intern_foreign(&ActorId::new(region, incarnation));
+        dictionary.push(actor.ok_or(FrameError::Malformed("more writers than a planet can have,"))?);
     }
     if dictionary.is_empty() { Err(FrameError::Malformed("no writer")) } else { Ok(dictionary) }
 }

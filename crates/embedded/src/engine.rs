@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 
 use geode_crdt::frame::Checkpoint;
 use geode_crdt::{ActorId, ActorIndex, FrameBuilder, HybridTime, VersionVector};
-use geode_replica::{Action, Message, Now, Replica, Report};
+use geode_replica::{Action, Message, Now, Replica, Report, wire};
 use geode_store::{Engine, Extent, Need, Position, Ticket, View};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
-use tokio::sync::Notify;
 
 use crate::checkpoint::{self, Checkpoint as OnDisk, Owner};
 use crate::config::{Config, FsyncMode};
@@ -29,7 +28,7 @@ use crate::error::OpenError;
 use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
 use crate::identity::{IdentityFile, Lock};
 use crate::inbox::Incoming;
-use crate::links::Links;
+use crate::links::{Channel, Links, Peering};
 use crate::log::{Durability, SyncThread};
 use crate::outbox::{Outbox, Range, Stream};
 use crate::recovery;
@@ -44,9 +43,10 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// Opens a connection for replication to the named region.
-pub type Dial =
-    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>> + Send + Sync>;
+/// Opens a connection for replication to the named region, for one of the two channels.
+pub type Dial = Arc<
+    dyn Fn(String, Channel) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>> + Send + Sync,
+>;
 
 /// Wakes the data thread so that it calls [`Engine::turn`] soon.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -177,22 +177,15 @@ impl Embedded {
     /// is work for [`Engine::turn`]; a planet of one region needs it too, for `fsync = always` and for questions.
     pub fn start(&mut self, runtime: &runtime::Handle, dial: &Dial, wake: Wake) {
         self.shared.inbox().set_wake(wake);
-        let region: Arc<str> = self.config.region.as_str().into();
-        let dialled = || self.config.peers.iter().filter(|peer| peer.as_str() > &*region);
         let links = Links {
-            region: Arc::clone(&region),
+            region: self.config.region.as_str().into(),
             inbox: Arc::clone(self.shared.inbox()),
             segments: Arc::clone(self.core.log.segments()),
             shippable: self.core.log.sync().shippable(),
-            knocks: Arc::new(dialled().map(|peer| (peer.as_str().into(), Notify::new())).collect()),
+            peerings: Peering::all(&self.config.region, &self.config.peers),
             closing: self.shared.closing(),
         };
-        for peer in dialled() {
-            runtime.spawn(links.clone().keep_dialling(peer.as_str().into(), Arc::clone(dial)));
-        }
-        for peer in self.config.peers.iter().filter(|peer| peer.as_str() < &*region) {
-            runtime.spawn(links.clone().knock(peer.as_str().into(), Arc::clone(dial)));
-        }
+        links.start(runtime, dial);
         if !self.config.peers.is_empty() {
             runtime.spawn(Arc::clone(&self.shared).tick(TICK));
             self.first_write = self.first_write.map(|_| Instant::now() + FIRST_WRITE_PATIENCE);
@@ -246,6 +239,7 @@ impl Embedded {
             connected,
             behind_entries: missing(held, theirs),
             ahead_entries: missing(theirs, held),
+            traffic: self.shared.traffic(region),
         });
         let Core { rows, log, conflicts, .. } = &self.core;
         Stats {
@@ -301,7 +295,7 @@ impl Embedded {
                 self.replica.connected(&peer, &mut self.core);
             }
             Incoming::Lost { peer, outbox } if self.is_current(&peer, &outbox) => self.unlink(&peer),
-            Incoming::Message { peer, outbox, message } if self.is_current(&peer, &outbox) => {
+            Incoming::Message { peer, outbox, message, .. } if self.is_current(&peer, &outbox) => {
                 match &message {
                     Message::Hello { held, .. } => self.shared.peer_holds(&peer, held.clone()),
                     Message::Heartbeat { held: news, .. } | Message::Durable { durable: news } => {
@@ -314,9 +308,17 @@ impl Embedded {
             Incoming::Frame { peer, outbox, bytes, .. } if self.is_current(&peer, &outbox) => {
                 self.replica.frame(&peer, &bytes, &mut self.core);
             }
+            // An entry is an entry, whichever connection brought it.
+            Incoming::Bulk { peer, bytes, .. } => self.replica.frame(&peer, &bytes, &mut self.core),
+            Incoming::BulkLost { peer, outbox } if self.is_current(&peer, &outbox) => {
+                self.replica.stream_again(&peer, self.core.rows.table.actors());
+            }
             Incoming::Question(answer) => answer(self),
             // What a link still had when another took its place, or the peer was sent away.
-            Incoming::Lost { .. } | Incoming::Message { .. } | Incoming::Frame { .. } => {}
+            Incoming::Lost { .. }
+            | Incoming::Message { .. }
+            | Incoming::Frame { .. }
+            | Incoming::BulkLost { .. } => {}
         }
         self.act();
     }
@@ -344,7 +346,7 @@ impl Embedded {
                 }
                 Action::Stream { peer, held } => {
                     self.note_trimmed_own(&peer, &held);
-                    let stream = self.stream(&held);
+                    let stream = self.stream(&peer, &held);
                     if let Some(outbox) = self.links.get(&peer) {
                         outbox.stream(stream);
                     }
@@ -419,13 +421,14 @@ impl Embedded {
     }
 
     /// Where the stream to a peer begins that holds `held` of this region's actors.
-    fn stream(&self, held: &[(ActorIndex, u64)]) -> Stream {
+    fn stream(&self, peer: &str, held: &[(ActorIndex, u64)]) -> Stream {
         let actors = self.core.rows.table.actors();
         let missing = self.missing_own(held).into_iter();
         let starts = missing.filter_map(|(actor, sequence)| self.core.log.index().seek(actor, sequence));
         Stream {
             position: starts.min().unwrap_or_else(|| self.core.log.written()),
             held: held.iter().map(|(actor, sequence)| (actors.id(*actor).incarnation, *sequence)).collect(),
+            packs: self.replica.version_with(peer) >= wire::PACKED_SINCE,
         }
     }
 
@@ -705,6 +708,18 @@ impl Engine for Embedded {
         }
         more |= !incoming.is_empty();
         self.incoming = incoming;
+        // At least one frame, so that whoever is far behind gets on however busy the others are.
+        while !self.stopped
+            && let Some(next) = self.shared.inbox().take_bulk()
+        {
+            if let Incoming::Bulk { bytes: frame, .. } = &next {
+                bytes += frame.len();
+            }
+            self.handle(next);
+            if bytes >= TURN_BYTES {
+                break;
+            }
+        }
         more |= self.keep_checkpoint();
         if self.stopped || self.config.peers.is_empty() {
             return more;

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::conflict::{ConflictLog, ConflictQuery, ConflictReport};
 use crate::engine::{Connection, Embedded};
 use crate::inbox::{Inbox, Incoming};
-use crate::links::Links;
+use crate::links::{Channel, Links, PeerTraffic, Peering};
 
 /// Questions to an engine. Cheap to clone; the answers come from the data thread, between two batches.
 #[derive(Clone, Debug)]
@@ -80,6 +80,8 @@ pub struct PeerStats {
     pub behind_entries: u64,
     /// Entries that it says to hold and that are not yet held here.
     pub ahead_entries: u64,
+    /// Bytes to and from it.
+    pub traffic: PeerTraffic,
 }
 
 /// The data thread is gone or has stopped.
@@ -167,6 +169,12 @@ impl Shared {
             }
             self.inbox.wake();
         }
+    }
+
+    /// Bytes to and from a peer; none before links are started.
+    pub(crate) fn traffic(&self, peer: &str) -> PeerTraffic {
+        let peering = self.links.get().and_then(|(_, links)| links.peerings.get(peer));
+        peering.map(Peering::traffic).unwrap_or_default()
     }
 
     /// Ends all links.
@@ -268,13 +276,13 @@ impl EmbeddedHandle {
 
     /// Takes over a connection for replication that `from_region` made to this one. If this region is the one that dials,
     /// it is taken as a knock: it is dropped and that region dialled at once. It is dropped also if that is no peer or [`crate::Embedded::start`] was not called yet.
-    pub fn accept(&self, from_region: &str, stream: Connection) {
+    pub fn accept(&self, from_region: &str, channel: Channel, stream: Connection) {
         if !self.shared.peers.iter().any(|peer| peer == from_region) {
             tracing::warn!("{from_region} wants to replicate but is no region of this planet");
             return;
         }
         if let Some((runtime, links)) = self.shared.links.get() {
-            runtime.spawn(links.clone().accept(from_region.into(), stream));
+            runtime.spawn(links.clone().accept(from_region.into(), channel, stream));
         }
     }
 

@@ -18,15 +18,20 @@ pub(crate) enum Incoming {
     Connected { peer: Arc<str>, outbox: Arc<Outbox> },
     /// A link is gone.
     Lost { peer: Arc<str>, outbox: Arc<Outbox> },
-    /// A peer said something.
-    Message { peer: Arc<str>, outbox: Arc<Outbox>, message: Message },
-    /// A peer sent entries. The permit bounds what one peer may have here.
-    Frame { peer: Arc<str>, outbox: Arc<Outbox>, bytes: Vec<u8>, _permit: OwnedSemaphorePermit },
+    /// A peer said something. The permit bounds what one peer may have here.
+    Message { peer: Arc<str>, outbox: Arc<Outbox>, message: Message, _permit: Option<OwnedSemaphorePermit> },
+    /// A peer sent entries.
+    Frame { peer: Arc<str>, outbox: Arc<Outbox>, bytes: Vec<u8>, _permit: Option<OwnedSemaphorePermit> },
+    /// A peer sent entries over its bulk connection.
+    Bulk { peer: Arc<str>, bytes: Vec<u8>, _permit: Option<OwnedSemaphorePermit> },
+    /// The bulk connection is gone that carried a link's stream.
+    BulkLost { peer: Arc<str>, outbox: Arc<Outbox> },
     /// Somebody asks.
     Question(Box<dyn FnOnce(&mut Embedded) + Send>),
 }
 
-/// The queue. Frames are bounded by their permits, messages by their senders' pace, questions by who asks.
+/// The queue. What peers send is bounded by its permits, questions by who asks. What comes in bulk stands aside: it is taken
+/// when nothing else is there, so that it delays nobody.
 #[derive(Default)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
@@ -39,6 +44,7 @@ pub(crate) struct Inbox {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Incoming>,
+    bulk: VecDeque<Incoming>,
     closed: bool,
     /// The data thread waits for [`Inbox::arrived`].
     waiting: bool,
@@ -56,7 +62,10 @@ impl Inbox {
         if state.closed {
             return;
         }
-        state.queue.push_back(incoming);
+        match incoming {
+            Incoming::Bulk { .. } => state.bulk.push_back(incoming),
+            _ => state.queue.push_back(incoming),
+        }
         let waiting = state.waiting;
         drop(state);
         if waiting {
@@ -74,20 +83,27 @@ impl Inbox {
         }
     }
 
-    /// Moves up to `limit` things to the end of `batch`. Returns whether more are left.
+    /// Moves up to `limit` things to the end of `batch`, nothing of what came in bulk. Returns whether more are left.
     pub(crate) fn take(&self, limit: usize, batch: &mut VecDeque<Incoming>) -> bool {
         self.woken.store(false, Ordering::Release);
         let mut state = self.lock();
         let count = limit.min(state.queue.len());
         batch.extend(state.queue.drain(..count));
-        !state.queue.is_empty()
+        !state.queue.is_empty() || !state.bulk.is_empty()
+    }
+
+    /// The next that came in bulk.
+    pub(crate) fn take_bulk(&self) -> Option<Incoming> {
+        self.lock().bulk.pop_front()
     }
 
     /// Waits until something is there, at most for `patience`.
     pub(crate) fn wait(&self, patience: Duration) {
         let mut state = self.lock();
         state.waiting = true;
-        let waited = self.arrived.wait_timeout_while(state, patience, |state| state.queue.is_empty());
+        let waited = self
+            .arrived
+            .wait_timeout_while(state, patience, |state| state.queue.is_empty() && state.bulk.is_empty());
         waited.unwrap_or_else(PoisonError::into_inner).0.waiting = false;
     }
 
@@ -95,9 +111,9 @@ impl Inbox {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let queue = std::mem::take(&mut state.queue);
+        let queues = (std::mem::take(&mut state.queue), std::mem::take(&mut state.bulk));
         drop(state);
-        drop(queue);
+        drop(queues);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -30,4 +30,5 @@ pub use error::OpenError;
 pub use geode_replica::Vector;
 pub use handle::{ClosedActor, EmbeddedHandle, HeldState, PeerStats, Stats, Stopped};
 pub use inspect::read_frames;
+pub use links::{Channel, PeerTraffic};
 pub use table::Table;

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use geode_door::{Door, DoorSettings, Seams, SessionKey};
+use geode_embedded::Channel;
 use geode_host::Host;
 use geode_link::{Call, Credentials, Dialer, Listener, Purpose};
 use geode_planet::{Planet, Region, RegionName};
@@ -194,10 +195,11 @@ async fn take_calls(mut listener: Listener, geode: Arc<Geode>, door: Door<LocalS
                 let door = door.clone();
                 calls.spawn(async move { door.serve_peer(stream, from).await })
             }
-            Purpose::Replication => {
+            Purpose::Replication | Purpose::Bulk => {
+                let channel = if purpose == Purpose::Bulk { Channel::Bulk } else { Channel::Live };
                 // Whoever calls before the log is read calls again.
                 if let Some(store) = geode.store.get() {
-                    store.accept(from.as_str(), Box::new(stream));
+                    store.accept(from.as_str(), channel, Box::new(stream));
                 }
                 continue;
             }

@@ -207,7 +207,13 @@ impl Scrape {
         let behind = peers().map(|(label, peer)| (label, peer.behind_entries as f64));
         page.gauges("geode_store_peer_behind_entries", "Entries that a region is not known to hold", behind)?;
         let ahead = peers().map(|(label, peer)| (label, peer.ahead_entries as f64));
-        page.gauges("geode_store_peer_ahead_entries", "Entries of a region that are missing here", ahead)
+        page.gauges("geode_store_peer_ahead_entries", "Entries of a region that are missing here", ahead)?;
+        let sent = peers().map(|(label, peer)| (label, peer.traffic.sent));
+        page.counters("geode_store_peer_sent_bytes", "Replication to a region, compressed", sent)?;
+        let plain = peers().map(|(label, peer)| (label, peer.traffic.sent_plain));
+        page.counters("geode_store_peer_sent_plain_bytes", "The same before compression", plain)?;
+        let received = peers().map(|(label, peer)| (label, peer.traffic.received));
+        page.counters("geode_store_peer_received_bytes", "Replication from a region, compressed", received)
     }
 }
 

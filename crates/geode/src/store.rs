@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use geode_embedded::{Config, Connection, Dial, Embedded, EmbeddedHandle, FsyncMode, OpenError};
+use geode_embedded::{Channel, Config, Connection, Dial, Embedded, EmbeddedHandle, FsyncMode, OpenError};
 use geode_link::{Dialer, Purpose};
 use geode_planet::{Conditional, Fsync, Planet, Region, RegionName};
 use geode_resp::{Handle, Limits, RespMetrics, Server, ServerError};
@@ -156,11 +156,15 @@ fn options(planet: &Planet) -> Result<Options, StoreError> {
 
 fn dial(dialer: Dialer) -> Dial {
     let dialer = Arc::new(dialer);
-    Arc::new(move |region: String| {
+    Arc::new(move |region: String, channel| {
         let dialer = Arc::clone(&dialer);
+        let purpose = match channel {
+            Channel::Live => Purpose::Replication,
+            Channel::Bulk => Purpose::Bulk,
+        };
         Box::pin(async move {
             let region: RegionName = region.parse().map_err(std::io::Error::other)?;
-            let stream = dialer.dial(&region, Purpose::Replication).await.map_err(std::io::Error::other)?;
+            let stream = dialer.dial(&region, purpose).await.map_err(std::io::Error::other)?;
             Ok(Box::new(stream) as Connection)
         })
     })

@@ -38,7 +38,7 @@ pub struct Identity {
 /// What a connection is for. Each purpose has connections of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Purpose {
-    /// The store's stream of log entries.
+    /// What stores tell each other, and log entries as they are written.
     Replication,
     /// HTTP requests that one door forwards to another.
     Hop,
@@ -46,11 +46,13 @@ pub enum Purpose {
     Gossip,
     /// One question about one geode, asked by an operator through another.
     Question,
+    /// Log entries for a store that is far behind.
+    Bulk,
 }
 
 impl Purpose {
     /// Every purpose, in the order of their codes.
-    pub const ALL: [Self; 4] = [Self::Replication, Self::Hop, Self::Gossip, Self::Question];
+    pub const ALL: [Self; 5] = [Self::Replication, Self::Hop, Self::Gossip, Self::Question, Self::Bulk];
 
     const fn code(self) -> u8 {
         match self {
@@ -58,6 +60,7 @@ impl Purpose {
             Self::Hop => 2,
             Self::Gossip => 3,
             Self::Question => 4,
+            Self::Bulk => 5,
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Peer {
     pub(crate) link: Link,
     /// When it last stopped being up, or when this process began; of no meaning while it is up.
     pub(crate) away_since_ms: u64,
+    /// The version of the exchange that was agreed when it was last up.
+    pub(crate) version: u16,
     /// Whether it ever agreed with this process.
     pub(crate) answered: bool,
     /// The actor under which it writes now.
@@ -50,6 +52,7 @@ impl Peer {
             evicted: false,
             link: Link::Down,
             away_since_ms: since_ms,
+            version: 0,
             answered: false,
             actor: None,
             held: VersionVector::default(),

@@ -345,6 +345,21 @@ impl Replica {
         self.send(index, Message::Hello { versions: wire::VERSIONS, planet, actor, held: claims, witnesses });
     }
 
+    /// What was on its way to `peer` may be lost though its link is up: the stream is to begin again after what it has
+    /// said to hold.
+    pub fn stream_again(&mut self, peer: &str, actors: &Actors) {
+        if let Some(index) = self.index_of(peer)
+            && self.peers[index].is_up()
+        {
+            self.stream(index, actors);
+        }
+    }
+
+    /// The version of the exchange that is spoken with `peer`, or was when it was last up; 0 if it never was.
+    pub fn version_with(&self, peer: &str) -> u16 {
+        self.index_of(peer).map_or(0, |index| self.peers[index].version)
+    }
+
     /// The connection to `peer` is gone.
     pub fn lost(&mut self, peer: &str) {
         let Some(index) = self.index_of(peer) else { return };
@@ -360,6 +375,11 @@ impl Replica {
     /// A message other than a frame arrived.
     pub fn message(&mut self, peer: &str, message: Message, host: &mut impl Host) {
         let Some(index) = self.index_of(peer) else { return };
+        let known = host.actors();
+        let strangers = message.actors().filter(|actor| known.find(actor).is_none()).count();
+        if known.len() + strangers > Actors::MAX {
+            return self.disconnect(index, "it names more writers than a planet can have".to_owned());
+        }
         match (self.peers[index].link, message) {
             (Link::Down, _) => {}
             (_, Message::Refuse { reason }) => {
@@ -373,7 +393,10 @@ impl Replica {
             (Link::Greeting, Message::Hello { versions, planet, actor, held, witnesses }) => {
                 match self.objection(index, versions, &planet, &actor) {
                     Some(reason) => self.refuse(index, reason),
-                    None => self.greeted(index, &actor, &held, &witnesses, host),
+                    None => {
+                        self.peers[index].version = wire::VERSIONS.agreed(versions).unwrap_or_default();
+                        self.greeted(index, &actor, &held, &witnesses, host);
+                    }
                 }
             }
             (Link::Up, Message::Heartbeat { actor, sequence, time, wall, ahead_us, held }) => {
@@ -495,9 +518,13 @@ impl Replica {
         for witness in witnesses {
             self.check_witness(index, witness, host);
         }
+        self.stream(index, host.actors());
+    }
+
+    fn stream(&mut self, index: usize, actors: &Actors) {
         let peer = &self.peers[index];
-        let own_region = |actor: ActorIndex, actors: &Actors| actors.id(actor).region == self.region;
-        let held = peer.held.iter().filter(|(actor, _)| own_region(*actor, host.actors())).collect();
+        let own_region = |actor: ActorIndex| actors.id(actor).region == self.region;
+        let held = peer.held.iter().filter(|(actor, _)| own_region(*actor)).collect();
         self.actions.push_back(Action::Stream { peer: Arc::clone(&peer.region), held });
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use geode_crdt::codec::{self, Reader};
 use geode_crdt::{ActorId, Actors, FrameError, VersionVector};
 
-/// The most actors that a vector from elsewhere may name: regions times their unproven restarts, with much room.
-pub(crate) const MAX_ACTORS: u64 = 1 << 16;
+/// The most actors that a vector from elsewhere may name.
+pub(crate) const MAX_ACTORS: u64 = Actors::MAX as u64;
 
 /// How much of every actor's stream somebody holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

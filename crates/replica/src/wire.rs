@@ -3,8 +3,9 @@
 //! ```text
 //! message = type u8 | length u32 of the body | body
 //! hello   = newest version u16 | oldest version u16 | planet | actor | held | witness*
+//! packed  = length u32 of what is compressed | messages that carry frames, as one frame of Zstandard (RFC 8878)
 //! ```
-//! A frame's body is the frame as it stands in the log; it carries its own checksum. Every other body ends with the
+//! A frame's body is the frame as it stands in the log; it carries its own checksum. Every other body but a packed one ends with the
 //! crc32 of what comes before it. Integers are little-endian or LEB128; golden bytes stand in `tests/golden`. Later
 //! versions only append to a hello, and a reader ignores what follows the fields it knows, so that any two releases
 //! understand each other's at least so far as to agree on a version or to refuse in words.
@@ -17,7 +18,15 @@ use crate::names::{Given, Told};
 use crate::vector::{Vector, read_name};
 
 /// The versions of this exchange that this release speaks. Version 1, never released, could not be mixed with others.
-pub const VERSIONS: Versions = Versions { oldest: 2, newest: 2 };
+pub const VERSIONS: Versions = Versions { oldest: 2, newest: 3 };
+
+/// The version since which frames may come in [`Kind::Packed`] messages.
+pub const PACKED_SINCE: u16 = 3;
+
+/// The most bytes of messages in one [`Kind::Packed`]: several chunks of a log, and little to hold.
+pub const MAX_PACKED: usize = 1 << 20;
+/// Bytes of a packed body before what is compressed.
+pub const PACKED_PREFIX: usize = 4;
 
 /// Bytes before a body.
 pub const HEAD: usize = 5;
@@ -42,11 +51,13 @@ pub enum Kind {
     Refuse,
     /// So much of what you wrote is on my disk.
     Durable,
+    /// Frames, compressed; since [`PACKED_SINCE`].
+    Packed,
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Hello, Self::Frame, Self::Heartbeat, Self::Request, Self::Refuse, Self::Durable];
+    const ALL: [Self; 7] =
+        [Self::Hello, Self::Frame, Self::Heartbeat, Self::Request, Self::Refuse, Self::Durable, Self::Packed];
 
     const fn code(self) -> u8 {
         match self {
@@ -56,6 +67,7 @@ impl Kind {
             Self::Request => 4,
             Self::Refuse => 5,
             Self::Durable => 6,
+            Self::Packed => 7,
         }
     }
 }
@@ -150,7 +162,11 @@ pub fn read_head(head: [u8; HEAD]) -> Result<(Kind, usize), FrameError> {
     let kind = Kind::ALL.into_iter().find(|kind| kind.code() == head[0]);
     let kind = kind.ok_or(FrameError::Malformed("a message of no known type"))?;
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
-    let limit = if kind == Kind::Frame { MAX_FRAME + PREFIX } else { MAX_CONTROL };
+    let limit = match kind {
+        Kind::Frame => MAX_FRAME + PREFIX,
+        Kind::Packed => PACKED_PREFIX + MAX_PACKED,
+        _ => MAX_CONTROL,
+    };
     if length > limit { Err(FrameError::TooLong(length as u64)) } else { Ok((kind, length)) }
 }
 
@@ -158,6 +174,23 @@ pub fn read_head(head: [u8; HEAD]) -> Result<(Kind, usize), FrameError> {
 pub fn put_frame_head(out: &mut Vec<u8>, length: usize) {
     out.push(Kind::Frame.code());
     out.extend_from_slice(&(length as u32).to_le_bytes());
+}
+
+/// Appends the head of a message that carries `length` bytes of messages in `packed` bytes, which follow.
+pub fn put_packed_head(out: &mut Vec<u8>, length: usize, packed: usize) {
+    out.push(Kind::Packed.code());
+    out.extend_from_slice(&((PACKED_PREFIX + packed) as u32).to_le_bytes());
+    out.extend_from_slice(&(length as u32).to_le_bytes());
+}
+
+/// Reads the body of a packed message: how many bytes of messages it claims to hold, and what is compressed.
+///
+/// # Errors
+/// It ends early, or claims more than [`MAX_PACKED`].
+pub fn read_packed(body: &[u8]) -> Result<(usize, &[u8]), FrameError> {
+    let mut reader = Reader::new(body);
+    let length = reader.u32()? as usize;
+    if length > MAX_PACKED { Err(FrameError::TooLong(length as u64)) } else { Ok((length, reader.rest())) }
 }
 
 impl Message {
@@ -174,6 +207,19 @@ impl Message {
             }
             _ => {}
         }
+    }
+
+    /// The writers that it names, some more than once.
+    pub(crate) fn actors(&self) -> impl Iterator<Item = &ActorId> {
+        let (actor, vector) = match self {
+            Self::Hello { actor, held, .. } | Self::Heartbeat { actor, held, .. } => {
+                (Some(actor), Some(held))
+            }
+            Self::Durable { durable } => (None, Some(durable)),
+            Self::Request { actor, .. } => (Some(actor), None),
+            Self::Refuse { .. } => (None, None),
+        };
+        actor.into_iter().chain(vector.into_iter().flat_map(|vector| vector.0.keys()))
     }
 
     const fn kind(&self) -> Kind {
@@ -286,7 +332,9 @@ impl Decoder {
                 Message::Refuse { reason: reason.replace(char::is_control, " ") }
             }
             Kind::Durable => Message::Durable { durable: told.read_vector(reader)? },
-            Kind::Frame => return Err(FrameError::Malformed("a frame where a message was expected")),
+            Kind::Frame | Kind::Packed => {
+                return Err(FrameError::Malformed("frames where a message was expected"));
+            }
         })
     }
 

@@ -79,6 +79,18 @@ fn messages_are_the_golden_bytes_of_version_2() {
     }
 }
 
+#[test]
+fn packed_messages_are_the_golden_bytes_of_version_3() {
+    let mut bytes = Vec::new();
+    wire::put_packed_head(&mut bytes, 1_000, 2);
+    bytes.extend_from_slice(&[0xaa, 0xbb]);
+    assert_eq!(bytes, [7, 6, 0, 0, 0, 0xe8, 3, 0, 0, 0xaa, 0xbb], "a change here is a new version");
+    let (head, body) = bytes.split_at(wire::HEAD);
+    assert_eq!(wire::read_head(head.try_into().unwrap()).unwrap(), (Kind::Packed, 6));
+    assert_eq!(wire::read_packed(body).unwrap(), (1_000, &[0xaa, 0xbb][..]));
+    assert!(wire::read_packed(&[0, 0, 0x11, 0]).is_err(), "more than may be");
+}
+
 fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let body = bytes.len() - 4;
     let crc = crc32fast::hash(&bytes[wire::HEAD..body]);

@@ -20,7 +20,7 @@ use geode_crdt::{ActorIndex, Actors, Frame, FrameBuilder, frame};
 
 pub(crate) use format::Kind;
 pub(crate) use index::Index;
-pub(crate) use reader::Reader;
+pub(crate) use reader::{CHUNK, Reader};
 pub(crate) use segments::Segments;
 pub(crate) use sync::{Durability, SyncThread};
 

@@ -6,16 +6,19 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use geode_crdt::HybridTime;
-use geode_embedded::{Config, Connection, Dial, Embedded, EmbeddedHandle, OpenError, Stats, Vector};
+use geode_embedded::{Channel, Config, Connection, Dial, Embedded, EmbeddedHandle, OpenError, Stats, Vector};
 use geode_store::conformance::Recorder;
 use geode_store::{Engine, Flow, Options, Session, Store};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
@@ -43,6 +46,7 @@ pub(crate) struct Node {
 #[derive(Default)]
 pub(crate) struct Network {
     state: Mutex<NetworkState>,
+    carried: Arc<Carried>,
 }
 
 #[derive(Default)]
@@ -50,8 +54,28 @@ struct NetworkState {
     nodes: Vec<(String, EmbeddedHandle)>,
     blocked: BTreeSet<(String, String)>,
     links: Vec<(String, String, AbortHandle)>,
+    /// What becomes of bulk connections.
+    bulk: Bulk,
     /// If calls to a region that is not there stay unanswered instead of being refused: how many have.
     unanswered: Option<usize>,
+}
+
+/// What becomes of bulk connections.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Bulk {
+    #[default]
+    Carried,
+    /// Each breaks after so many bytes in one direction.
+    BreaksAfter(u64),
+    /// None is taken, as by a release that knows of none.
+    Refused,
+}
+
+/// Bytes that the links carried.
+#[derive(Default)]
+pub(crate) struct Carried {
+    live: AtomicU64,
+    bulk: AtomicU64,
 }
 
 pub(crate) fn wall() -> HybridTime {
@@ -96,6 +120,15 @@ impl Network {
         self.state.lock().unwrap().unanswered.unwrap_or(0)
     }
 
+    pub(crate) fn set_bulk(&self, bulk: Bulk) {
+        self.state.lock().unwrap().bulk = bulk;
+    }
+
+    /// Bytes that live links and bulk connections carried so far.
+    pub(crate) fn carried(&self) -> (u64, u64) {
+        (self.carried.live.load(Ordering::Relaxed), self.carried.bulk.load(Ordering::Relaxed))
+    }
+
     fn leave(&self, region: &str) {
         let mut state = self.state.lock().unwrap();
         state.nodes.retain(|(name, _)| name != region);
@@ -106,9 +139,9 @@ impl Network {
 
     fn dial(self: &Arc<Self>, from: &str) -> Dial {
         let (network, from) = (Arc::clone(self), from.to_owned());
-        Arc::new(move |to| {
+        Arc::new(move |to, channel| {
             let (network, from) = (Arc::clone(&network), from.clone());
-            Box::pin(async move { network.connect(&from, &to).await })
+            Box::pin(async move { network.connect(&from, &to, channel).await })
         })
     }
 
@@ -125,18 +158,32 @@ impl Network {
     }
 
     /// A connection through a relay that can be cut.
-    async fn connect(&self, from: &str, to: &str) -> io::Result<Connection> {
+    async fn connect(&self, from: &str, to: &str, channel: Channel) -> io::Result<Connection> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let target = match self.target(from, to) {
             Some(target) => target,
             None if self.call_unanswered() => std::future::pending().await,
             None => return Err(refused()),
         };
-        let (near, mut near_relay) = connected_pair().await?;
-        let (far, mut far_relay) = connected_pair().await?;
+        let bulk = self.state.lock().unwrap().bulk;
+        if channel == Channel::Bulk && bulk == Bulk::Refused {
+            return Err(refused());
+        }
+        let limit = match bulk {
+            Bulk::BreaksAfter(limit) if channel == Channel::Bulk => limit,
+            _ => u64::MAX,
+        };
+        let (near, near_relay) = connected_pair().await?;
+        let (far, far_relay) = connected_pair().await?;
+        let carried = Arc::clone(&self.carried);
         let relay = tokio::spawn(async move {
+            let count = if channel == Channel::Bulk { &carried.bulk } else { &carried.live };
+            let (near, far) = (near_relay.into_split(), far_relay.into_split());
             // Ends with either side; a cut aborts it and so closes both.
-            let _ = tokio::io::copy_bidirectional(&mut near_relay, &mut far_relay).await;
+            tokio::select! {
+                () = carry(near.0, far.1, count, limit) => {}
+                () = carry(far.0, near.1, count, limit) => {}
+            }
         });
         let mut state = self.state.lock().unwrap();
         if state.blocked.contains(&pair(from, to)) {
@@ -144,7 +191,7 @@ impl Network {
             return Err(refused());
         }
         state.links.push((from.to_owned(), to.to_owned(), relay.abort_handle()));
-        target.accept(from, Box::new(far));
+        target.accept(from, channel, Box::new(far));
         Ok(Box::new(near))
     }
 }
@@ -152,6 +199,19 @@ impl Network {
 fn pair(left: &str, right: &str) -> (String, String) {
     let (first, second) = if left < right { (left, right) } else { (right, left) };
     (first.to_owned(), second.to_owned())
+}
+
+/// Carries bytes in one direction until it ends or `limit` is reached.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: &AtomicU64, mut limit: u64) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(length) = from.read(&mut buffer).await
+        && length > 0
+        && limit > 0
+        && to.write_all(&buffer[..length]).await.is_ok()
+    {
+        count.fetch_add(length as u64, Ordering::Relaxed);
+        limit = limit.saturating_sub(length as u64);
+    }
 }
 
 async fn connected_pair() -> io::Result<(TcpStream, TcpStream)> {
@@ -169,7 +229,7 @@ impl Node {
         let clock = config.clock;
         let (engine, handle) = Embedded::open(config).unwrap();
         Self::serve(engine, handle, clock, |engine, wake| {
-            let dial: Dial = Arc::new(|_| unreachable!("there is no peer"));
+            let dial: Dial = Arc::new(|_, _| unreachable!("there is no peer"));
             engine.start(&tokio::runtime::Handle::current(), &dial, wake);
         })
     }
