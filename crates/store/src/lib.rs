@@ -11,6 +11,7 @@ mod context;
 mod effect;
 pub mod engine;
 mod errors;
+mod flush;
 mod glob;
 mod once;
 mod position;

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use crate::arguments::Owned;
 use crate::commands::table::Command;
 use crate::engine::Ticket;
+use crate::flush::Flush;
 use crate::waiting::{Acknowledgement, Coverage};
 
 /// Whether a command was answered.
@@ -84,4 +85,6 @@ pub(crate) enum Parked {
     Acknowledgement(Acknowledgement),
     /// GEODE.WAIT.
     Coverage(Coverage),
+    /// FLUSHALL or FLUSHDB between two steps.
+    Flush(Flush),
 }

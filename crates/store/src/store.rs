@@ -18,9 +18,6 @@ use crate::view::Need;
 /// How many databases SELECT knows, as in Redis by default.
 pub const DATABASES: u8 = 16;
 
-/// Keys that one entry of FLUSHALL clears: a bound on entry size and on how long others wait.
-const FLUSH_CHUNK: usize = 1024;
-
 /// What one entry may hold: above the longest string with its key, and below [`geode_crdt::frame::MAX_FRAME`], beyond
 /// which no peer would accept it.
 const ENTRY_LIMIT: usize = 768 << 20;
@@ -119,6 +116,7 @@ impl<E: Engine> Store<E> {
             Some(Parked::Transaction(transaction, _)) => self.commit(session, transaction, reply),
             Some(Parked::Acknowledgement(wanted)) => self.wait(session, wanted, reply),
             Some(Parked::Coverage(wanted)) => self.cover(session, wanted, reply),
+            Some(Parked::Flush(flush)) => self.flush(session, flush, reply),
         }
     }
 
@@ -265,43 +263,15 @@ impl<E: Engine> Store<E> {
             Control::Vector => self.reply_vector(reply),
             Control::Cover => return self.begin_cover(session, arguments, reply),
             Control::Once => self.once(session, arguments, reply)?,
-            Control::FlushAll => self.flush(session, 0..DATABASES, arguments, reply)?,
+            Control::FlushAll => return self.begin_flush(session, 0..DATABASES, arguments, reply),
             Control::FlushDatabase => {
-                self.flush(session, session.database..session.database + 1, arguments, reply)?;
+                let database = session.database;
+                return self.begin_flush(session, database..database + 1, arguments, reply);
             }
             Control::Info => self.reply_info(arguments, reply)?,
             Control::Config => server::config(&self.options.parameters, arguments, reply)?,
         }
         Ok(Flow::Done)
-    }
-
-    /// FLUSHALL and FLUSHDB: DEL of every key, an entry for each chunk. So it is not atomic in other regions, and keys
-    /// that are written there meanwhile stay. Run again after a wait, it finds little left to do.
-    fn flush<R: Reply>(
-        &mut self,
-        session: &mut Session,
-        databases: std::ops::Range<u8>,
-        arguments: &[&[u8]],
-        reply: &mut R,
-    ) -> Outcome {
-        server::check_flush(arguments)?;
-        self.check_clock()?;
-        for database in databases {
-            let mut cursor = 0;
-            loop {
-                let now = self.begin();
-                let next = self.step(now, database, reply, |context| context.clear_keys(cursor, FLUSH_CHUNK));
-                let written = self.engine.end();
-                self.note_written(session, written);
-                cursor = next?;
-                // The log takes it in pieces. Nothing is answered if it does not: the next flush says the same.
-                if self.engine.flush().is_err() || cursor == 0 {
-                    break;
-                }
-            }
-        }
-        reply.simple("OK");
-        Ok(())
     }
 
     /// Asks the engine for rows.
@@ -318,7 +288,7 @@ impl<E: Engine> Store<E> {
         }
     }
 
-    fn is_fetching(&self, tickets: &Tickets) -> bool {
+    pub(crate) fn is_fetching(&self, tickets: &Tickets) -> bool {
         tickets.iter().any(|ticket| self.fetching.contains(ticket))
     }
 }
