@@ -263,8 +263,10 @@ async fn garbage_is_answered_and_does_not_hinder_others() {
     let authority = Authority::new("acme").unwrap();
     let (mut listener, address) = us_east(&authority).await;
     let accepted = tokio::spawn(async move { listener.accept().await.from });
-    // A silent caller stays half open; a web browser is sent away in words.
+    // Callers who fall silent, before or in the handshake, stay half open; a web browser is sent away in words.
     let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut begun = tokio::net::TcpStream::connect(address).await.unwrap();
+    begun.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
     let mut browser = tokio::net::TcpStream::connect(address).await.unwrap();
     browser.write_all(b"GET / HTTP/1.1\r\nHost: us-east-1\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

@@ -159,6 +159,12 @@ impl Machine {
         head.lines().find_map(|line| line.strip_prefix("geode-region: ")).map(str::to_owned)
     }
 
+    /// The connections to and from its link port, as `ss` shows them with their congestion control.
+    pub(crate) fn links(&self) -> String {
+        let list = || Command::new("ss").args(["-tin", "sport = :7400 or dport = :7400"]).output().unwrap();
+        String::from_utf8(self.within(list).stdout).unwrap()
+    }
+
     /// One Redis command on this machine.
     pub(crate) fn redis(&self, words: &[&str]) -> Option<String> {
         self.within(|| {

@@ -89,6 +89,14 @@ fn three_machines_are_one_planet_with_nothing_but_its_file_and_their_bundles() {
         machine.until("it serves its own", || machine.served_by().as_deref() == Some(machine.region));
     }
 
+    // Links use BBR where there is such a thing.
+    let offered =
+        machines[0].within(|| fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control"));
+    if offered.unwrap().contains("bbr") {
+        let sockets = machines[0].links();
+        assert!(sockets.lines().any(|line| line.trim_start().starts_with("bbr ")), "{sockets}");
+    }
+
     // A door whose service is broken forwards, and to another region once that one is dead as well.
     let [us, eu, ap] = &mut machines;
     fs::write(eu.directory.join("broken"), "").unwrap();
