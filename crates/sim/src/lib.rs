@@ -13,7 +13,8 @@
 //! `crates/embedded`; the decisions of its recovery (where a log is cut, whether an incarnation is proven) and the floor
 //! of its clock are modelled in [`disk`](self), because they read files where they stand.
 //!
-//! Nothing depends on this crate.
+//! Nothing that ships depends on this crate. What clients ask ([`workload`]) and what can be judged from outside ([`rules`]) are
+//! shared with the tests that put real processes under faults (crates/geode/tests/faults).
 
 mod checks;
 mod client;
