@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime};
+use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime, VersionVector};
 
 use crate::ends::Ends;
 use crate::facts::{Fact, ViewId};
@@ -59,6 +59,9 @@ impl Replica {
             if is_news && self.peers[index].is_up() {
                 self.refuse(index, "it was evicted: let it rejoin as new".to_owned());
             }
+        }
+        if self.ends.is_closed(self.own()) && self.is_member() {
+            self.renew("another process of this region has closed it".to_owned());
         }
         if !facts.is_empty() {
             self.drain(host);
@@ -129,6 +132,16 @@ impl Replica {
         }
     }
 
+    /// Whether this region began with nothing and does not hold yet what the members in touch held when they first answered.
+    /// Until it does it is not to be read or written: it may have been a member before, whose return must be known to
+    /// whoever writes there, so that its entries are later than all that was swept without it.
+    pub fn is_joining(&self) -> bool {
+        let lacks = |first: &VersionVector| {
+            first.iter().any(|(actor, sequence)| self.ends.clamp(actor, sequence) > self.held.get(actor))
+        };
+        self.members().any(|peer| peer.is_up() && peer.first_held.as_ref().is_some_and(lacks))
+    }
+
     /// Whether this region belongs to the planet.
     pub fn is_member(&self) -> bool {
         !self.ends.is_evicted(self.region())
@@ -156,6 +169,35 @@ impl Replica {
         } else {
             None
         }
+    }
+
+    /// What to write so that a region is evicted: with it, its actors are closed.
+    pub fn eviction(&self, region: &str, actors: &Actors) -> Vec<Fact> {
+        let met = actors.iter().filter(|(actor, id)| *id.region == *region && self.has_met(*actor));
+        let open = met.filter(|(actor, _)| !self.ends.is_closed(*actor));
+        let closed = open.map(|(_, id)| Fact::Closed { actor: id.clone() });
+        [Fact::Member { region: region.into(), evicted: true }].into_iter().chain(closed).collect()
+    }
+
+    /// What to write so that a region that was evicted may come back, with nothing of what it held; `None` if it was not.
+    pub fn readmission(&self, region: &str) -> Option<Fact> {
+        let fact = Fact::Member { region: region.into(), evicted: false };
+        self.ends.is_evicted(region).then_some(fact)
+    }
+
+    /// Why a region is not to be spoken to that says to hold so much.
+    pub(crate) fn objection_to_held(&self, held: &Vector, actors: &Actors) -> Option<String> {
+        let beyond = |actor: &ActorId, sequence: u64| {
+            let end = self.ends.ceiling(actors.find(actor)?)?;
+            (sequence > end).then_some(end)
+        };
+        held.0.iter().find_map(|(actor, sequence)| {
+            let end = beyond(actor, *sequence)?;
+            Some(format!(
+                "it holds entry {sequence} of {actor}, which ended at {end}: stop it, remove its data directory, and let it \
+                 rejoin as new"
+            ))
+        })
     }
 
     /// What nobody will ever hold more of an actor that writes no more, if that is known.

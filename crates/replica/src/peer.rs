@@ -41,6 +41,8 @@ pub(crate) struct Peer {
     pub(crate) ahead_us: u64,
     /// How far ours is ahead of its own at least, by its word.
     pub(crate) behind_us: u64,
+    /// What it held when it first answered a region that had nothing.
+    pub(crate) first_held: Option<VersionVector>,
     /// A heartbeat that counts once its actor's entries up to the sequence are delivered.
     pub(crate) promise: Option<(ActorIndex, u64, HybridTime)>,
 }
@@ -62,6 +64,7 @@ impl Peer {
             acknowledge_from_ms: 0,
             ahead_us: 0,
             behind_us: 0,
+            first_held: None,
             promise: None,
         }
     }

@@ -153,6 +153,8 @@ pub struct Replica {
     pub(crate) reported_ahead: BTreeMap<ActorIndex, u64>,
     pub(crate) own_clock: OwnClock,
     renewing: bool,
+    /// Whether it began with nothing.
+    pub(crate) began_empty: bool,
     pub(crate) claims_only_durable: bool,
     /// Whether the current actor began in this process, since a peer knew more of its predecessor.
     renewed: bool,
@@ -173,6 +175,7 @@ impl Replica {
         let mut peers: Vec<Peer> = peers.iter().map(|peer| Peer::new(peer, since_ms)).collect();
         peers.sort_by(|left, right| left.region.cmp(&right.region));
         let regions = peers.iter().map(|peer| Arc::clone(&peer.region));
+        let began_empty = held.iter().next().is_none();
         let ends = Ends::new(regions.chain([region.into()]));
         Self {
             planet: planet.to_owned(),
@@ -193,6 +196,7 @@ impl Replica {
             reported_ahead: BTreeMap::new(),
             own_clock: OwnClock::default(),
             renewing: false,
+            began_empty,
             claims_only_durable: false,
             renewed: false,
             actions: VecDeque::new(),
@@ -391,7 +395,8 @@ impl Replica {
                 self.actions.push_back(Action::Disconnect { peer, reason: format!("it refused: {reason}") });
             }
             (Link::Greeting, Message::Hello { versions, planet, actor, held, witnesses }) => {
-                match self.objection(index, versions, &planet, &actor) {
+                let objection = self.objection(index, versions, &planet, &actor);
+                match objection.or_else(|| self.objection_to_held(&held, host.actors())) {
                     Some(reason) => self.refuse(index, reason),
                     None => {
                         self.peers[index].version = wire::VERSIONS.agreed(versions).unwrap_or_default();
@@ -512,6 +517,9 @@ impl Replica {
         peer.durable = VersionVector::default();
         peer.told_durable = VersionVector::default();
         self.durable_grew = true;
+        if self.began_empty && peer.first_held.is_none() {
+            peer.first_held = Some(held.clone());
+        }
         peer.held = held;
         peer.promise = None;
         self.forget_clock(index);
@@ -545,7 +553,7 @@ impl Replica {
         }
     }
 
-    fn renew(&mut self, reason: String) {
+    pub(crate) fn renew(&mut self, reason: String) {
         if !self.renewing {
             self.renewing = true;
             self.actions.push_back(Action::NewIncarnation { reason });

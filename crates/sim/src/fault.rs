@@ -65,6 +65,13 @@ impl World<'_> {
                 self.set_clock(region, self.regions[region].skew_us + by_ms * 1_000);
                 Some(for_ms)
             }
+            FaultKind::Evict { region, is_alive, after_ms, .. } => {
+                if !is_alive {
+                    self.lose(region);
+                }
+                self.at(self.now_us + after_ms * 1_000, Event::Evict(fault));
+                None
+            }
             FaultKind::RollBack { region, records, down_ms } => {
                 if !self.roll_back(region, records, down_ms) {
                     self.at(self.now_us + TICK_US, Event::Fault(fault));

@@ -6,7 +6,7 @@
 //! step by step. What is recorded is checked while it happens and when everything has settled; docs/simulator.md lists
 //! the faults, the rules, and the mistakes planted to see that the rules find them.
 //!
-//! **Not modelled** (yet): regions added, evicted or re-joined; snapshots and retention; restored backups (a volume that
+//! **Not modelled** (yet): regions added; snapshots and retention; restored backups (a volume that
 //! was set back is); homes, leases and bounded counters; checkpoints and rows that are not in
 //! memory; segments of the log; a fault of the disk below what was synced; bandwidth; the door and its waits but for
 //! session tokens; blocking commands. The rows are those of the reference engine, not the packed table of

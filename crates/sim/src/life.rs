@@ -1,14 +1,23 @@
 //! What regions tell each other about their own life: facts, as rows of the system database.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use geode_crdt::{HybridTime, KeyName, Kind, Op, SYSTEM_DATABASE};
-use geode_replica::Fact;
+use geode_crdt::{ActorId, HybridTime, KeyName, Kind, Op, SYSTEM_DATABASE};
+use geode_replica::{Coverage, Fact};
 use geode_store::{Engine, KeyView, Need, Part, View};
 
+use crate::disk::Disk;
 use crate::engine::SimEngine;
+use crate::plan::FaultKind;
 use crate::plant::Plant;
-use crate::world::World;
+use crate::world::{Event, Region, World};
+
+/// When an operator tries again who found nobody to ask.
+const AGAIN_US: u64 = 50_000;
+/// How often he looks whether the region is back for good, and until when after everything is healed.
+const LOOK_US: u64 = 1_000_000;
+const LAST_LOOK_MS: u64 = 20_000;
 
 /// What an operation says, if it is about the life of regions.
 pub(crate) fn fact_of(op: &Op<'_>) -> Option<Fact> {
@@ -79,6 +88,108 @@ impl SimEngine {
 }
 
 impl World<'_> {
+    /// A region's machine is lost with its disk.
+    pub(crate) fn lose(&mut self, region: usize) {
+        self.regions[region].is_up = false;
+        let lost = self.end_process(region).or_else(|| self.regions[region].disk.take());
+        self.say(|world| format!("{} is lost", world.names[region]));
+        if lost.is_none() {
+            return;
+        }
+        let name = self.names[region].clone();
+        let wrote = self.acknowledged.keys().filter(|(actor, _)| *actor.region == *name).cloned();
+        self.excused.extend(wrote.collect::<Vec<_>>());
+        // What only it had on disk beside a writer that crashed.
+        let others = (0..self.plan.regions).filter(|other| *other != region);
+        let kept: BTreeSet<(ActorId, u64)> = others.flat_map(|other| self.on_disk(other)).collect();
+        let gone: Vec<_> = self.confirmed.difference(&kept).cloned().collect();
+        for name in gone {
+            self.confirmed.remove(&name);
+            self.excused.insert(name);
+        }
+    }
+
+    fn on_disk(&self, region: usize) -> Vec<(ActorId, u64)> {
+        let Region { process, disk, .. } = &self.regions[region];
+        let disk = process.as_ref().map(|process| &process.store.engine.core.disk).or(disk.as_ref());
+        let records = disk.into_iter().flat_map(|disk| &disk.records);
+        records
+            .flat_map(|record| (record.first..=record.last).map(|sequence| (record.actor.clone(), sequence)))
+            .collect()
+    }
+
+    /// The first region that can say something for the operator of another.
+    fn spokesman(&self, region: usize) -> Option<usize> {
+        (0..self.plan.regions).find(|other| {
+            let process = self.regions[*other].process.as_ref();
+            *other != region
+                && process.is_some_and(|process| {
+                    let engine = &process.store.engine;
+                    process.first_write_us.is_none()
+                        && engine.clock_ahead_ms().is_none()
+                        && engine.replica.is_member()
+                })
+        })
+    }
+
+    fn say_for(&mut self, spokesman: usize, facts: &[Fact]) {
+        let wall = self.wall(spokesman);
+        let Some(process) = &mut self.regions[spokesman].process else { return };
+        process.store.engine.set_wall(wall);
+        process.store.engine.write_facts(facts);
+        self.tell(spokesman);
+        self.end_turn(spokesman);
+    }
+
+    /// An operator evicts a region, on his word alone.
+    pub(crate) fn evict(&mut self, fault: usize) {
+        let FaultKind::Evict { region, back_ms, .. } = self.plan.faults[fault].kind else { return };
+        let Some(spokesman) = self.spokesman(region) else {
+            return self.at(self.now_us + AGAIN_US, Event::Evict(fault));
+        };
+        self.say(|world| format!("{} evicts {}", world.names[spokesman], world.names[region]));
+        let Some(process) = &self.regions[spokesman].process else { return };
+        let engine = &process.store.engine;
+        let facts = engine.replica.eviction(&self.names[region], engine.core.rows.actors());
+        self.say_for(spokesman, &facts);
+        self.at(self.now_us + back_ms * 1_000, Event::Rejoin(fault));
+    }
+
+    /// An evicted region comes back with an empty disk, as soon as whoever is asked knows that it was evicted.
+    pub(crate) fn rejoin(&mut self, fault: usize) {
+        let FaultKind::Evict { region, .. } = self.plan.faults[fault].kind else { return };
+        let Some(spokesman) = self.spokesman(region) else {
+            return self.at(self.now_us + AGAIN_US, Event::Rejoin(fault));
+        };
+        let Some(process) = &self.regions[spokesman].process else { return };
+        let Some(fact) = process.store.engine.replica.readmission(&self.names[region]) else {
+            let is_back = self.regions[region].process.is_some() || self.regions[region].disk.is_some();
+            // Otherwise whoever said it has crashed before others heard of it.
+            return if is_back { self.look_again(fault) } else { self.evict(fault) };
+        };
+        self.lose(region);
+        self.say_for(spokesman, &[fact]);
+        self.say(|world| format!("{} comes back as new", world.names[region]));
+        self.regions[region].disk = Some(Disk::new());
+        self.start(region);
+        self.look_again(fault);
+    }
+
+    /// An eviction by somebody else may become known only now, and stand.
+    fn look_again(&mut self, fault: usize) {
+        if self.now_us < (self.plan.length_ms + LAST_LOOK_MS) * 1_000 {
+            self.at(self.now_us + LOOK_US, Event::Rejoin(fault));
+        }
+    }
+
+    /// Whether a part of what a session saw is lost for good.
+    pub(crate) fn is_lost(&self, region: usize, client: usize) -> bool {
+        self.regions[region].process.as_ref().is_some_and(|process| {
+            let engine = &process.store.engine;
+            engine.replica.covers(&self.clients[client].token, engine.core.rows.actors()) == Coverage::Lost
+        })
+    }
+
     /// A region tells the others what it owes them.
     pub(crate) fn tell(&mut self, region: usize) {
         let Some(process) = &mut self.regions[region].process else { return };

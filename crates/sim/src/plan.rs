@@ -69,6 +69,8 @@ pub enum FaultKind {
     SlowDisk { region: usize, sync_ms: u64, for_ms: u64 },
     /// A clock jumps, and is set right later.
     Clock { region: usize, by_ms: i64, for_ms: u64 },
+    /// A region is lost with its disk, or cut off from its operators; the others evict it, and later it comes back as new.
+    Evict { region: usize, is_alive: bool, after_ms: u64, back_ms: u64 },
     /// A volume is set back behind a stopped process, at the first moment when others hold all that is on it.
     RollBack { region: usize, records: usize, down_ms: u64 },
 }
@@ -126,6 +128,7 @@ impl Plan {
         match random.below(24) {
             0 | 1 => plan.faults = rolled_back(&mut plan, &mut random),
             2 => plan.faults = away(&mut plan, &mut random),
+            3 | 4 => plan.faults = evicted(&mut plan, &mut random),
             _ => plan.faults = faults(&plan, &mut random),
         }
         plan
@@ -195,6 +198,18 @@ fn rolled_back(plan: &mut Plan, random: &mut Random) -> Vec<Fault> {
         Fault { at_ms: index * each_ms + random.between(1_000, 1_500), kind }
     };
     (0..count).map(fault).collect()
+}
+
+/// A region that is evicted and comes back as new, whatever else goes wrong.
+fn evicted(plan: &mut Plan, random: &mut Random) -> Vec<Fault> {
+    let mut faults = faults(plan, random);
+    let region = random.index(plan.regions);
+    let (after_ms, back_ms) = (random.between(1, 2_000), random.between(1, 3_000));
+    let kind = FaultKind::Evict { region, is_alive: random.one_in(2), after_ms, back_ms };
+    faults.push(Fault { at_ms: random.between(500, plan.length_ms), kind });
+    plan.length_ms += random.below(3_000);
+    faults.sort_by_key(|fault| fault.at_ms);
+    faults
 }
 
 /// A region that is away for more than the minute after which expired data no longer waits for it.

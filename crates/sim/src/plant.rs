@@ -57,6 +57,7 @@ plants! {
     ArrivalOrder, "arrival-order", "a value that arrives later replaces what it did not know";
     SilentCut, "silent-cut", "a log damaged in its unsynced tail is cut and the incarnation goes on";
     EndWithoutMember, "end-without-member", "where an actor ends is agreed without a member that was not heard";
+    WritesWhileJoining, "writes-while-joining", "a region that comes back as new writes before it knows what happened without it";
     IgnoredToken, "ignored-token", "a region serves a session without having what the session saw";
 }
 

@@ -48,6 +48,7 @@ impl World<'_> {
         let held = engine.replica.held().to_portable(engine.core.rows.actors());
         let notes = std::mem::take(&mut engine.core.notes);
         self.note(region, notes);
+        let waits = held.is_empty() && self.plant != Some(Plant::WritesWhileJoining);
         let held: Vec<_> =
             held.iter().filter_map(|(actor, held)| Some((*self.actors.get(actor)?, *held))).collect();
         self.history.restart(region, held);
@@ -55,7 +56,7 @@ impl World<'_> {
         self.regions[region].is_up = true;
         self.regions[region].process = Some(Process {
             store: Store::new(engine, options),
-            first_write_us: (!fresh).then_some(self.now_us + FIRST_WRITE_US),
+            first_write_us: (!fresh || waits).then_some(self.now_us + FIRST_WRITE_US),
             is_syncing: false,
             pending: Vec::new(),
             heard_us: BTreeMap::new(),
@@ -65,7 +66,7 @@ impl World<'_> {
     }
 
     /// Takes the process away. Its clients hear nothing any more.
-    fn end_process(&mut self, region: usize) -> Option<Disk> {
+    pub(crate) fn end_process(&mut self, region: usize) -> Option<Disk> {
         let process = self.regions[region].process.take()?;
         self.regions[region].kill = None;
         for pending in &process.pending {
@@ -261,6 +262,7 @@ impl World<'_> {
         let Some(process) = &mut self.regions[region].process else { return };
         if let Some(until_us) = process.first_write_us
             && (process.store.engine.replica.all_answered() || self.now_us >= until_us)
+            && (!process.store.engine.replica.is_joining() || self.plant == Some(Plant::WritesWhileJoining))
         {
             process.first_write_us = None;
         }

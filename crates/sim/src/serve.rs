@@ -90,9 +90,10 @@ impl World<'_> {
             self.clients[number].waits = 0;
             return true;
         }
+        let is_lost = self.is_lost(region, number);
         let client = &mut self.clients[number];
         client.waits += 1;
-        if client.waits > TOKEN_WAITS {
+        if is_lost || client.waits > TOKEN_WAITS {
             client.begin_anew();
             client.token = Vector::default();
             self.counts.stale += 1;

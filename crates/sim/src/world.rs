@@ -45,6 +45,9 @@ pub(crate) enum Event {
     Client(usize),
     Fault(usize),
     Heal(usize),
+    /// It is time to evict the region of a fault, and to let it come back.
+    Evict(usize),
+    Rejoin(usize),
     KillIdle(usize, u64),
 }
 
@@ -287,6 +290,8 @@ impl<'t> World<'t> {
             Event::Client(client) => self.client(client),
             Event::Fault(fault) => self.fault(fault),
             Event::Heal(fault) => self.heal(fault),
+            Event::Evict(fault) => self.evict(fault),
+            Event::Rejoin(fault) => self.rejoin(fault),
             Event::KillIdle(region, life) => self.kill_idle(region, life),
         }
     }
