@@ -267,7 +267,8 @@ impl Embedded {
         if self.first_write.is_some_and(|until| self.replica.all_answered() || Instant::now() >= until) {
             self.first_write = None;
         }
-        !self.stopped
+        !self.replica.is_joining()
+            && !self.stopped
             && !self.distrusted
             && self.first_write.is_none()
             && self.replica.clock_ahead_ms().is_none()
@@ -659,6 +660,10 @@ impl Engine for Embedded {
 
     fn acknowledged(&self, sequence: u64) -> usize {
         self.replica.acknowledged(sequence, self.core.rows.table.actors())
+    }
+
+    fn is_joining(&self) -> bool {
+        self.replica.is_joining()
     }
 
     fn clock_ahead_ms(&self) -> Option<u64> {

@@ -84,6 +84,23 @@ pub struct PeerStats {
     pub traffic: PeerTraffic,
 }
 
+/// Why a region was not evicted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvictError {
+    /// It cannot be.
+    #[error("{0}")]
+    Impossible(String),
+    /// It can be, on the operator's word.
+    #[error("{0}")]
+    NeedsForce(String),
+    /// This region cannot write.
+    #[error("this region cannot write now; ask again soon, or another region")]
+    NotWritten,
+    /// This region has stopped.
+    #[error("{0}")]
+    Stopped(#[from] Stopped),
+}
+
 /// The data thread is gone or has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the store has stopped")]
@@ -375,6 +392,26 @@ impl EmbeddedHandle {
     /// [`Stopped`]
     pub async fn stats(&self) -> Result<Stats, Stopped> {
         self.ask(|engine| engine.stats()).await
+    }
+
+    /// Evicts a region that will not return: nobody waits for it any more, what it alone holds is lost, and it is refused
+    /// until it comes back as new. Without `force` only if it is not in touch and most of the others are.
+    ///
+    /// # Errors
+    /// [`EvictError`]
+    pub async fn evict(&self, region: &str, force: bool) -> Result<(), EvictError> {
+        let region = region.to_owned();
+        self.ask(move |engine| engine.evict(&region, force)).await?
+    }
+
+    /// Lets a region that was evicted come back. It must begin with an empty data directory; one that still holds what the
+    /// planet went on without is refused.
+    ///
+    /// # Errors
+    /// [`EvictError`]
+    pub async fn readmit(&self, region: &str) -> Result<(), EvictError> {
+        let region = region.to_owned();
+        self.ask(move |engine| engine.readmit(&region)).await?
     }
 
     /// Flushes, forces the log onto the disk and leaves the mark of a clean stop. Nothing can be written afterwards.

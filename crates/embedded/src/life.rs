@@ -5,7 +5,7 @@ use geode_replica::{Fact, facts};
 use geode_store::{Engine, KeyView, Loaded, View};
 
 use crate::engine::Embedded;
-use crate::handle::ClosedActor;
+use crate::handle::{ClosedActor, EvictError};
 
 /// What an operation on the system database says, if it is about the life of regions.
 pub(crate) fn fact_of(op: &Op<'_>) -> Option<Fact> {
@@ -54,6 +54,37 @@ impl Embedded {
         if !owed.is_empty() && self.may_write() {
             self.write_facts(&owed);
         }
+    }
+
+    /// Evicts a region: from now on the planet goes on without it.
+    pub(crate) fn evict(&mut self, region: &str, force: bool) -> Result<(), EvictError> {
+        let objection = self.replica.objection_to_evict(region).filter(|_| !force);
+        if let Some(obstacle) = self.replica.obstacle_to_evict(region) {
+            return Err(EvictError::Impossible(obstacle));
+        }
+        if let Some(objection) = objection {
+            return Err(EvictError::NeedsForce(objection));
+        }
+        let written = self.may_write() && {
+            let facts = self.replica.eviction(region, self.core.rows.table.actors());
+            self.write_facts(&facts);
+            self.replica.obstacle_to_evict(region).is_some() && self.flush().is_ok()
+        };
+        if written { Ok(()) } else { Err(EvictError::NotWritten) }
+    }
+
+    /// Lets a region that was evicted come back, with nothing of what it held.
+    pub(crate) fn readmit(&mut self, region: &str) -> Result<(), EvictError> {
+        let Some(fact) = self.replica.readmission(region) else {
+            return Err(EvictError::Impossible(format!(
+                "{region} was not evicted, as far as this region knows"
+            )));
+        };
+        let written = self.may_write() && {
+            self.write_facts(&[fact]);
+            self.replica.readmission(region).is_none() && self.flush().is_ok()
+        };
+        if written { Ok(()) } else { Err(EvictError::NotWritten) }
     }
 
     fn write_facts(&mut self, facts: &[Fact]) {

@@ -121,7 +121,7 @@ async fn the_regions_agree_where_an_actor_ended_whose_disk_was_lost() {
     fs::remove_dir_all(data.path().join(US)).unwrap();
     network.heal(EU, US);
     let us = start(US, EU);
-    us.run("SADD drinks milk");
+    eventually("it may write", async || us.run("SADD drinks milk") == "1").await;
     assert_equal(&[&eu, &us]).await;
     assert_eq!((eu.run("SCARD drinks"), us.run("SCARD drinks")), ("2".into(), "2".into()), "tea and milk");
     for node in [&eu, &us] {
@@ -137,4 +137,46 @@ async fn the_regions_agree_where_an_actor_ended_whose_disk_was_lost() {
     assert_equal(&[&eu, &us]).await;
     let same = async || eu.stats().await.closed == us.stats().await.closed;
     eventually("it is known again", same).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_was_evicted_comes_back_with_nothing_and_no_other_way() {
+    const AP: &str = "ap-southeast-2";
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let start =
+        |region: &str, peers: &[&str]| Node::start(&network, &data.path().join(region), region, peers);
+    let (ap, eu, us) = (start(AP, &[EU, US]), start(EU, &[AP, US]), start(US, &[AP, EU]));
+    us.run("SADD drinks tea");
+    ap.reaches(&us.vector()).await;
+    eu.reaches(&us.vector()).await;
+    let error = ap.handle.evict(US, false).await.unwrap_err().to_string();
+    assert!(error.contains("is in touch"), "{error}");
+    network.cut(AP, US);
+    network.cut(EU, US);
+    us.run("SADD drinks coffee");
+    us.vanish(&network, US);
+    eventually("us is out of touch", async || !ap.stats().await.peers[1].connected).await;
+    ap.handle.evict(US, false).await.unwrap();
+    let ended = async || {
+        let closed = eu.stats().await.closed;
+        closed.len() == 1 && &*closed[0].actor.region == US && closed[0].end == Some(1)
+    };
+    eventually("the others agree where its actor ended", ended).await;
+    assert!(ap.handle.evict(US, true).await.unwrap_err().to_string().contains("already"));
+    network.heal(AP, US);
+    network.heal(EU, US);
+    // It still holds what the planet went on without, and is refused, evicted or not.
+    let us = start(US, &[AP, EU]);
+    eu.handle.readmit(US).await.unwrap();
+    ap.reaches(&eu.vector()).await;
+    us.run("SADD drinks water");
+    eu.run("SADD drinks milk");
+    ap.reaches(&eu.vector()).await;
+    assert_eq!(ap.run("SCARD drinks"), "2", "tea and milk");
+    us.vanish(&network, US);
+    fs::remove_dir_all(data.path().join(US)).unwrap();
+    let us = start(US, &[AP, EU]);
+    eventually("it may write", async || us.run("SADD drinks juice") == "1").await;
+    assert_equal(&[&ap, &eu, &us]).await;
+    assert_eq!(ap.run("SCARD drinks"), "3", "tea, milk and juice");
 }

@@ -9,6 +9,8 @@
 //! | `/v1/explain?who=…[&format=text]` | the decision for a client |
 //! | `/v1/verify[?scope=planet][&examples=1,2]` | version vector and digests |
 //! | `/v1/conflicts[?scope=planet][&limit=20][&key=K][&since_us=T][&after_us=R:T,…][&wait_ms=1000]` | conflicts that were resolved; with `wait_ms`, as soon as there is one |
+//! | POST `/v1/evict` `{"region":…,"force":…}` | evicts a region that will not return |
+//! | POST `/v1/rejoin` `{"region":…}` | lets an evicted region come back as new |
 //!
 //! It listens on loopback only, as it demands no credentials yet.
 
@@ -19,7 +21,7 @@ use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use geode_planet::RegionName;
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,6 +56,8 @@ fn routes(geode: Arc<Geode>) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/verify", get(verify))
         .route("/v1/conflicts", get(conflicts))
+        .route("/v1/evict", post(evict))
+        .route("/v1/rejoin", post(rejoin))
         .fallback(unknown)
         .with_state(geode)
 }
@@ -175,6 +179,35 @@ async fn conflicts(State(geode): State<Arc<Geode>>, Query(query): Query<Conflict
     answer(&geode, Question::Conflicts(question), query.scope).await
 }
 
+/// What to evict. JSON alone is read, which no page in a browser on this machine can send here unasked.
+#[derive(Deserialize)]
+struct EvictRequest {
+    region: String,
+    #[serde(default)]
+    force: bool,
+}
+
+async fn evict(State(geode): State<Arc<Geode>>, Json(request): Json<EvictRequest>) -> Response {
+    told(&geode, geode.evict(&request.region, request.force).await)
+}
+
+#[derive(Deserialize)]
+struct RejoinRequest {
+    region: String,
+}
+
+async fn rejoin(State(geode): State<Arc<Geode>>, Json(request): Json<RejoinRequest>) -> Response {
+    told(&geode, geode.readmit(&request.region).await)
+}
+
+/// Who told the others, or why nobody did.
+fn told(geode: &Geode, outcome: Result<(), String>) -> Response {
+    match outcome {
+        Ok(()) => Json(serde_json::json!({ "by": geode.region })).into_response(),
+        Err(error) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
+    }
+}
+
 /// Answers for this geode, or for the planet by asking the others.
 async fn answer(geode: &Geode, question: Question, scope: Scope) -> Response {
     match scope {
@@ -203,6 +236,6 @@ async fn ask_planet(geode: &Geode, question: Question) -> PlanetReport<Value> {
 async fn unknown() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify and /v1/conflicts\n",
+        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify, /v1/conflicts, /v1/evict and /v1/rejoin\n",
     )
 }

@@ -11,8 +11,10 @@ use geode_demo::DemoSettings;
 use crate::chaos::{self, ChaosCommand};
 use crate::dev::{self, DevArguments};
 use crate::init::{self, InitArgs};
-use crate::operator::{ConflictsArgs, ExplainArgs, OperatorError, Outcome, StatusArgs, VerifyArgs};
-use crate::operator::{conflicts, explain, status, verify};
+use crate::operator::{
+    ConflictsArgs, ExplainArgs, OperatorError, Outcome, RegionArgs, StatusArgs, VerifyArgs,
+};
+use crate::operator::{conflicts, explain, region, status, verify};
 use crate::run::{self, RunArgs};
 use crate::terminal::complain;
 
@@ -68,6 +70,14 @@ enum Command {
                             geode conflicts --since 2026-11-23T20:00:00Z --limit 1000 --json\n  geode conflicts --follow"
     )]
     Conflicts(ConflictsArgs),
+    /// Evict a region that will not return, or let it come back as new.
+    #[command(
+        after_help = "Evicting tells every region to go on without one: nobody waits for it any more, and what it alone \
+                            holds is lost. Without --force only if it is not in touch and most of the others are.\n\nTo \
+                            come back, it starts with an empty data directory, after `geode region rejoin` was asked of \
+                            another region.\n\nExamples:\n  geode region evict us-east-1\n  geode region rejoin us-east-1"
+    )]
+    Region(RegionArgs),
     /// Let something befall the planet of `geode dev`, and undo it.
     #[command(
         after_help = "Examples:\n  geode chaos kill us-east-1\n  geode chaos revive us-east-1\n  geode chaos \
@@ -118,6 +128,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Explain(arguments) => ask("explain", explain(arguments)),
         Command::Verify(arguments) => ask("verify", verify(arguments)),
         Command::Conflicts(arguments) => ask("conflicts", conflicts(arguments)),
+        Command::Region(arguments) => ask("region", region(arguments)),
         Command::Chaos(arguments) => {
             chaos::run(&arguments.command, arguments.admin.as_deref(), arguments.json)
         }

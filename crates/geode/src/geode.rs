@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use geode_crdt::HybridTime;
 use geode_door::DoorMetrics;
-use geode_embedded::{ConflictQuery, EmbeddedHandle};
+use geode_embedded::{ConflictQuery, EmbeddedHandle, EvictError};
 use geode_host::{Host, HostStatus};
 use geode_link::{Credentials, Dialer};
 use geode_planet::{Planet, Program, RegionName};
@@ -186,6 +186,29 @@ impl Geode {
                 json(serde_json::to_value(conflicts(report)))
             }
         }
+    }
+}
+
+impl Geode {
+    /// Evicts a region that will not return.
+    ///
+    /// # Errors
+    /// Why it was not evicted, in a line that says what to do.
+    pub(crate) async fn evict(&self, region: &str, force: bool) -> Result<(), String> {
+        let store = self.store.get().ok_or("its store is reading its log")?;
+        store.evict(region, force).await.map_err(|error| match error {
+            EvictError::NeedsForce(_) => format!("{error}. If it must be: --force"),
+            _ => error.to_string(),
+        })
+    }
+
+    /// Lets an evicted region come back as new.
+    ///
+    /// # Errors
+    /// Why it may not, in a line.
+    pub(crate) async fn readmit(&self, region: &str) -> Result<(), String> {
+        let store = self.store.get().ok_or("its store is reading its log")?;
+        store.readmit(region).await.map_err(|error| error.to_string())
     }
 }
 

@@ -152,20 +152,29 @@ impl Replica {
         self.peers.iter().filter(|peer| !peer.evicted)
     }
 
-    /// Whether a region may be evicted without the operator's word alone: most of those that remain are in touch, and it
-    /// is not. Otherwise why not.
+    /// Why a region cannot be evicted, whatever the operator says.
+    pub fn obstacle_to_evict(&self, region: &str) -> Option<String> {
+        if !self.is_member() {
+            Some("this region was evicted itself: ask another one".to_owned())
+        } else if self.index_of(region).is_none() {
+            Some(format!("{region} is no other region of this planet: ask one of the regions that stay"))
+        } else if self.ends.is_evicted(region) {
+            Some(format!("{region} is evicted already"))
+        } else {
+            None
+        }
+    }
+
+    /// Why a region should not be evicted but on the operator's word: it is in touch, or most of the planet is not.
     pub fn objection_to_evict(&self, region: &str) -> Option<String> {
-        let Some(index) = self.index_of(region) else {
-            return Some(format!("{region} is no other region of this planet"));
-        };
         let others = || self.members().filter(|peer| *peer.region != *region);
         let (in_touch, all) = (1 + others().filter(|peer| peer.is_up()).count(), self.members().count() + 1);
-        if !self.is_member() {
-            Some("this region was evicted itself".to_owned())
-        } else if self.peers[index].evicted {
-            Some(format!("{region} is evicted already"))
+        if self.members().any(|peer| *peer.region == *region && peer.is_up()) {
+            Some(format!("{region} is in touch: stop it first, or what is written there meanwhile is lost"))
         } else if 2 * in_touch <= all {
-            Some(format!("only {in_touch} of {all} regions are in touch, which is no majority"))
+            Some(format!(
+                "only {in_touch} of {all} regions are in touch, which is no majority: the others may live on without this one"
+            ))
         } else {
             None
         }

@@ -231,7 +231,11 @@ fn a_member_that_cannot_be_reached_holds_the_end_up_until_it_is_evicted() {
     ap.tell();
     ap.hears("eu", 0);
     assert_eq!(ap.end(), Some(2));
-    assert!(ap.replica.objection_to_evict("us").is_some(), "it was evicted");
+    assert!(ap.replica.obstacle_to_evict("us").is_some(), "it was evicted");
+    assert!(ap.replica.obstacle_to_evict("ap").is_some() && ap.replica.obstacle_to_evict("za").is_some());
+    assert!(ap.replica.objection_to_evict("eu").unwrap().contains("in touch"));
+    ap.replica.lost("eu");
+    assert!(ap.replica.objection_to_evict("eu").unwrap().contains("majority"));
 }
 
 #[test]

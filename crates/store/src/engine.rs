@@ -105,6 +105,12 @@ pub trait Engine {
         None
     }
 
+    /// Whether this region has just come and does not hold yet what the others held then: until it does, nothing may be
+    /// written. Asked before each write.
+    fn is_joining(&self) -> bool {
+        false
+    }
+
     /// An estimate of the bytes that rows take in memory, if the engine keeps one.
     fn memory_bytes(&self) -> Option<u64> {
         None

@@ -215,9 +215,10 @@ impl<E: Engine> Store<E> {
         outcome
     }
 
-    /// An error if other regions would hold back what is written here.
+    /// An error if other regions would hold back what is written here, or this one does not know yet what was there before.
     pub(crate) fn check_clock(&self) -> Outcome {
         match self.engine.clock_ahead_ms() {
+            None if self.engine.is_joining() => Err(errors::JOINING.into()),
             None => Ok(()),
             Some(ahead_ms) => Err(errors::clock_ahead(ahead_ms).into()),
         }

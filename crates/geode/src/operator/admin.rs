@@ -68,12 +68,35 @@ impl Admin {
         serde_json::from_str(&text).map_err(|error| self.garbled(path, error))
     }
 
+    /// Orders `path` with a JSON body and reads the answer as JSON.
+    ///
+    /// # Errors
+    /// No answer, a refusal in words, or an answer of another shape.
+    pub(crate) async fn order<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, OperatorError> {
+        let body = serde_json::to_string(body).map_err(|error| self.garbled(path, error))?;
+        let text = self.exchange(Method::POST, path, Some(body)).await?;
+        serde_json::from_str(&text).map_err(|error| self.garbled(path, error))
+    }
+
     /// Asks for `path` and reads the answer as text.
     ///
     /// # Errors
     /// No answer, or a refusal in words.
     pub(crate) async fn ask_text(&self, path: &str) -> Result<String, OperatorError> {
-        let asked = ask(self.address, Method::GET, path, None, PATIENCE).await;
+        self.exchange(Method::GET, path, None).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<String, OperatorError> {
+        let asked = ask(self.address, method, path, body, PATIENCE).await;
         let (status, body) = asked.map_err(|error| match error {
             AskError::Connect(_) | AskError::Late(_) => {
                 OperatorError::Silent(format!("http://{}", self.address))

@@ -5,12 +5,14 @@ mod admin;
 mod conflicts;
 mod explain;
 mod moment;
+mod region;
 pub(crate) mod status;
 pub(crate) mod verify;
 
 pub(crate) use admin::{Admin, AdminArgs};
 pub(crate) use conflicts::{ConflictsArgs, conflicts};
 pub(crate) use explain::{ExplainArgs, explain};
+pub(crate) use region::{RegionArgs, region};
 pub(crate) use status::{StatusArgs, status};
 pub(crate) use verify::{VerifyArgs, verify};
 

@@ -206,6 +206,36 @@ fn another_region_sees_a_write_after_the_one_way_delay_and_not_before_half_of_it
     }
 }
 
+#[test]
+fn a_region_that_will_not_return_is_evicted_and_may_come_back_as_new() {
+    let directory = tempfile::tempdir().unwrap();
+    let planet = Planet::start(directory.path(), &["--wan", "none"]);
+    let first = planet.region(0, "name");
+    planet.redis(0).unwrap().sadd::<_, _, ()>("drinks", "tea").unwrap();
+    planet.expect(&["verify"]);
+    let refused = planet.geode(&["region", "evict", &first]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("is in touch") && said.contains("--force"), "{said}");
+    planet.expect(&["chaos", "kill", &first]);
+    let evict = || planet.geode(&["region", "evict", &first, "--json"]).status.success();
+    wait_for("the eviction, once it is seen to be out of touch", evict);
+    planet.redis(1).unwrap().sadd::<_, _, ()>("drinks", "milk").unwrap();
+    let again = planet.geode(&["region", "evict", &first]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already"));
+    planet.expect(&["region", "rejoin", &first]);
+    std::fs::remove_dir_all(planet.data.join(&first)).unwrap();
+    planet.expect(&["chaos", "revive", &first]);
+    wait_for("a write in the region that came back", || {
+        let open = planet.redis(0).ok();
+        open.is_some_and(|mut open| open.sadd::<_, _, ()>("drinks", "juice").is_ok())
+    });
+    planet.expect(&["verify"]);
+    for region in 0..REGIONS {
+        let drinks: BTreeSet<String> = planet.redis(region).unwrap().smembers("drinks").unwrap();
+        assert_eq!(drinks, ["juice", "milk", "tea"].map(str::to_owned).into(), "region {region}");
+    }
+}
+
 /// Every register holds the write of greatest hybrid time, as the regions' own logs tell it.
 fn check_registers_against_the_logs(planet: &Planet, record: &Record) {
     use geode_crdt::{Actors, Dot, Op};
