@@ -207,10 +207,13 @@ impl Client<'_> {
         });
         connection.ask(&format!("SELECT {}", request.database))?;
         let mut replies = connection.exchange(&commands)?;
-        // The last one is that of EXEC.
-        let Some(Value::Array(mut done)) = replies.pop() else {
+        // The last one is that of EXEC, which may be an error itself.
+        if let Some(Value::Error(_)) = replies.last() {
             self.not_done(&replies);
             return Ok(());
+        }
+        let Some(Value::Array(mut done)) = replies.pop() else {
+            return Err(io::ErrorKind::InvalidData.into());
         };
         if let Some(Value::Error(_)) = done.last() {
             self.not_done(&done);
@@ -264,7 +267,7 @@ impl Client<'_> {
     }
 
     fn not_done(&mut self, replies: &[Value]) {
-        // A command that was not even queued makes EXEC do nothing.
+        // A command that was not even queued makes EXEC do nothing, and so does a region that takes no writes.
         let refused = replies.iter().any(|reply| matches!(reply, Value::Error(_)));
         if let (true, Some(asked)) = (refused, self.asked.last_mut()) {
             asked.outcome = Outcome::Refused;
