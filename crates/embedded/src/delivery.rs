@@ -37,6 +37,11 @@ impl Core {
         self.log.flush()
     }
 
+    /// Whether everything that was applied is in the kernel.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.builder.is_empty() && !self.log.has_batch()
+    }
+
     fn read_fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> io::Result<Option<u32>> {
         let end = self.flush()?;
         let Some(position) = self.log.index().seek(actor, sequence) else { return Ok(None) };

@@ -450,11 +450,10 @@ impl Embedded {
 
     /// Brings the checkpoint a step on if one is due or under way. Returns whether it can go on at once.
     fn keep_checkpoint(&mut self) -> bool {
-        let now = Instant::now();
-        if self.stopped || self.on_disk.needs_flush(&self.core, now) && self.flush().is_err() {
+        if self.stopped || !self.on_disk.is_to_step(&mut self.core, Instant::now()) || self.flush().is_err() {
             return false;
         }
-        self.on_disk.step(&mut self.core, self.replica.held(), now)
+        self.on_disk.step(&mut self.core, self.replica.held())
     }
 
     /// Goes on under a new actor, after everything that was written under the old one.

@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Bulk, Network, Node, assert_equal, eventually};
+use support::{Bulk, Network, Node, assert_equal, eventually, meet};
 use tempfile::TempDir;
 
 const AP: &str = "ap-southeast-2";
@@ -47,6 +47,7 @@ async fn far_behind() -> Pair {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     eu.run("SET before 1");
     us.reaches(&eu.vector()).await;
     network.cut(EU, US);
@@ -124,6 +125,7 @@ async fn bytes_are_counted_by_peer_and_text_is_sent_compressed() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     network.cut(EU, US);
     for number in 0..20_000 {
         eu.run(&format!("SET key:{number} {number:0100}"));

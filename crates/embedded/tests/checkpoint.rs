@@ -129,6 +129,40 @@ fn writing_goes_on_while_a_checkpoint_is_made() {
     assert_eq!((shown(&mut region), digest(&region)), (before, sums));
 }
 
+/// What a kill leaves: the greatest own sequence, and the rows.
+fn state(region: &Local) -> (u64, geode_crdt::Digest) {
+    (region.store.engine.last_sequence(), digest(region))
+}
+
+#[test]
+fn a_checkpoint_knows_nothing_that_is_not_in_the_log() {
+    for wait_for in [2, 3, 5, 8] {
+        let data = tempfile::tempdir().unwrap();
+        let mut region = open(data.path());
+        let until = Instant::now() + DEADLINE;
+        let (mut completed, mut tail) = (0, 0);
+        let mut states = Vec::new();
+        // As a data thread that never comes to the end of its batch: only the checkpoint itself flushes.
+        while completed < wait_for {
+            assert!(Instant::now() < until, "only {completed} checkpoints were completed");
+            region.execute("INCR count");
+            states.push(state(&region));
+            region.store.engine.turn();
+            let before = std::mem::replace(&mut tail, region.store.engine.tail_bytes());
+            completed += usize::from(tail < before);
+        }
+        drop(region);
+        let region = open(data.path());
+        let found = state(&region);
+        assert!(states.contains(&found), "{} entries make other rows than they did", found.0);
+        drop(region);
+        fs::remove_file(data.path().join(FILE)).unwrap();
+        let region = open(data.path());
+        assert_eq!(state(&region), found, "the log says it all");
+        assert_eq!(region.incarnations().len(), 1, "it is the same writer");
+    }
+}
+
 #[test]
 fn a_damaged_checkpoint_is_set_aside_while_the_log_says_all_of_it() {
     let data = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use geode_crdt::{ActorId, HybridTime};
 use geode_embedded::{Channel, Vector};
 use geode_replica::wire::{self, Decoder, Encoder, Kind, Message, Versions};
-use support::{DEADLINE, Network, Node, PLANET, assert_equal};
+use support::{DEADLINE, Network, Node, PLANET, assert_equal, meet};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinSet;
@@ -30,10 +30,11 @@ struct Planet {
     _data: TempDir,
 }
 
-fn planet() -> Planet {
+async fn planet() -> Planet {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[AP, US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[AP, EU]);
+    meet(&[&eu, &us]).await;
     Planet { _network: network, eu, us, _data: data }
 }
 
@@ -108,7 +109,7 @@ async fn assert_replicating(planet: &Planet) {
 /// One test, because all look at the memory of one process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_a_peer_does_it_takes_up_little() {
-    let planet = planet();
+    let planet = planet().await;
     let value = "v".repeat(10_000);
     for number in 0..2_000 {
         planet.eu.run(&format!("SET key:{number} {number}{value}"));
@@ -225,7 +226,7 @@ async fn connects_again_and_again(planet: &Planet) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_neighbour_that_knows_of_it_is_sent_packed_messages() {
-    let planet = planet();
+    let planet = planet().await;
     for (newest, expected) in [(wire::PACKED_SINCE - 1, Kind::Frame), (wire::PACKED_SINCE, Kind::Packed)] {
         let mut peer = Peer::connect(&planet.eu);
         peer.hello(Versions { oldest: 1, newest }, Vector::default()).await;
@@ -248,7 +249,7 @@ async fn only_a_neighbour_that_knows_of_it_is_sent_packed_messages() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_frames_come_in_bulk_and_only_whole_ones() {
-    let planet = planet();
+    let planet = planet().await;
     let mut message = Vec::new();
     Encoder::default().encode(&heartbeat(Vector::default()), &mut message);
     // A heartbeat; a packed message that is no Zstandard; one that claims more than there may be.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use support::{DEADLINE, Network, Node, assert_equal, eventually};
+use support::{DEADLINE, Network, Node, assert_equal, eventually, meet};
 
 /// Its name comes first, so it dials.
 const EU: &str = "eu-west-1";
@@ -38,6 +38,7 @@ impl Snapshot {
 async fn rolled_back(network: &Arc<Network>, data: &Path) -> Node {
     let eu = Node::start(network, &data.join(EU), EU, &[US]);
     let us = Node::start(network, &data.join(US), US, &[EU]);
+    meet(&[&eu, &us]).await;
     us.run("SADD drinks tea");
     eu.reaches(&us.vector()).await;
     us.vanish(network, US);
@@ -94,6 +95,7 @@ async fn wait_counts_no_region_that_is_away_after_a_start_under_a_new_incarnatio
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join(EU), EU, &[US]);
     let us = Node::start(&network, &data.path().join(US), US, &[EU]);
+    meet(&[&eu, &us]).await;
     us.run("SET k v");
     assert_eq!(us.run("WAIT 1 0"), "1");
     network.cut(EU, US);
@@ -113,6 +115,7 @@ async fn the_regions_agree_where_an_actor_ended_whose_disk_was_lost() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let start = |region: &str, peer: &str| Node::start(&network, &data.path().join(region), region, &[peer]);
     let (eu, us) = (start(EU, US), start(US, EU));
+    meet(&[&eu, &us]).await;
     us.run("SADD drinks tea");
     eu.reaches(&us.vector()).await;
     network.cut(EU, US);
@@ -146,6 +149,7 @@ async fn a_region_that_was_evicted_comes_back_with_nothing_and_no_other_way() {
     let start =
         |region: &str, peers: &[&str]| Node::start(&network, &data.path().join(region), region, peers);
     let (ap, eu, us) = (start(AP, &[EU, US]), start(EU, &[AP, US]), start(US, &[AP, EU]));
+    meet(&[&ap, &eu, &us]).await;
     us.run("SADD drinks tea");
     ap.reaches(&us.vector()).await;
     eu.reaches(&us.vector()).await;

@@ -11,7 +11,7 @@ use geode_crdt::HybridTime;
 use geode_embedded::{Config, ConflictQuery, FsyncMode};
 use geode_store::conformance::Recorder;
 use geode_store::{Flow, Session};
-use support::{DEADLINE, Local, Network, Node, PLANET, assert_equal, eventually, wall};
+use support::{DEADLINE, Local, Network, Node, PLANET, assert_equal, eventually, meet, wall};
 
 const AP: &str = "ap-southeast-2";
 const EU: &str = "eu-west-1";
@@ -22,6 +22,7 @@ async fn writes_of_both_regions_arrive_and_digests_are_equal() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     assert_eq!(eu.run("SET greeting hallo"), "OK");
     us.reaches(&eu.vector()).await;
     assert_eq!(us.run("GET greeting"), "\"hallo\"");
@@ -42,6 +43,7 @@ async fn a_link_that_was_cut_resumes_where_it_was() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     eu.run("SET before 1");
     us.reaches(&eu.vector()).await;
     network.cut(EU, US);
@@ -74,6 +76,7 @@ async fn a_region_that_was_dead_catches_up_over_many_segments() {
     };
     let eu = Node::start_with(&network, config(EU, US));
     let us = Node::start_with(&network, config(US, EU));
+    meet(&[&eu, &us]).await;
     us.run("SET us 1");
     eu.reaches(&us.vector()).await;
     us.vanish(&network, US);
@@ -127,6 +130,7 @@ async fn wait_counts_other_regions_whose_disk_has_the_write() {
     let ap = Node::start_with(&network, config(AP, &[EU, US], FsyncMode::Always));
     let eu = Node::start_with(&network, config(EU, &[AP, US], FsyncMode::EverySecond));
     let us = Node::start_with(&network, config(US, &[AP, EU], FsyncMode::Never));
+    meet(&[&ap, &eu, &us]).await;
     assert_eq!(ap.run("SET k v"), "OK");
     us.reaches(&ap.vector()).await;
     // One region forces its log, if only once a second; the other never does.
@@ -141,6 +145,7 @@ async fn a_token_is_waited_for_across_a_partition() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     network.cut(EU, US);
     us.run("SET k v");
     let token = us.run("GEODE.VECTOR").replace('"', "");
@@ -157,6 +162,7 @@ async fn a_deadline_is_swept_everywhere_once_all_regions_passed_it() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     assert_eq!(us.run("SET short lived PX 50"), "OK");
     assert_eq!(us.run("SET long lived"), "OK");
     eu.reaches(&us.vector()).await;
@@ -204,6 +210,7 @@ async fn a_waiting_session_is_woken_by_what_it_waits_for() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     network.cut(EU, US);
     us.run("SET k v");
     let wanted = us.vector();
@@ -223,6 +230,7 @@ async fn values_larger_than_any_buffer_pass() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     let large = vec![b'x'; 9 << 20];
     eu.run_words(vec![b"SET".to_vec(), b"large".to_vec(), large]);
     for number in 0..50 {
@@ -241,6 +249,7 @@ async fn a_volume_that_was_rolled_back_takes_a_new_incarnation_before_its_first_
     let segment = data.path().join(US).join("log/00000000000000000000.log");
     let eu = Node::start(&network, &data.path().join(EU), EU, &[US]);
     let us = Node::start_with(&network, config());
+    meet(&[&eu, &us]).await;
     us.run("INCR kept");
     let earlier = std::fs::metadata(&segment).unwrap().len();
     us.run("INCR kept");
@@ -264,6 +273,7 @@ async fn a_region_that_lost_its_disk_gets_everything_back() {
     let start =
         |region: &str, peers: &[&str]| Node::start(&network, &data.path().join(region), region, peers);
     let (ap, eu, us) = (start(AP, &[EU, US]), start(EU, &[AP, US]), start(US, &[AP, EU]));
+    meet(&[&ap, &eu, &us]).await;
     for (number, node) in [&ap, &eu, &us].into_iter().enumerate() {
         for step in 0..50 {
             node.run(&format!("HSET hash {number}:{step} v"));
@@ -287,6 +297,7 @@ async fn every_rule_of_the_conflict_log_is_seen_where_it_is_delivered() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     for command in [
         "SET shown x",
         "SET ttl x",
@@ -390,6 +401,7 @@ async fn conflicts_are_known_after_a_restart_and_waited_for() {
     let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
     let eu = Node::start(&network, &data.path().join("eu"), EU, &[US]);
     let us = Node::start(&network, &data.path().join("us"), US, &[EU]);
+    meet(&[&eu, &us]).await;
     let contest = async |us: &Node, key: &str| {
         network.cut(EU, US);
         eu.run(&format!("SET {key} eu"));

@@ -141,33 +141,30 @@ impl Checkpoint {
         })
     }
 
-    /// Whether [`Self::step`] would make images: everything before must be in the kernel.
-    pub(crate) fn needs_flush(&self, core: &Core, now: Instant) -> bool {
+    /// Takes note of what the writing thread did, and says whether [`Self::step`] is to follow, after a flush. What is decided
+    /// here is not decided again there: between the two, the log says all that the rows show.
+    pub(crate) fn is_to_step(&mut self, core: &mut Core, now: Instant) -> bool {
+        self.settle(&mut core.rows.table, now);
+        if self.offer_pending() {
+            self.trim(core);
+        }
+        let has_room = self.pending.is_none();
         match self.stage {
-            Stage::Walking(..) => self.pending.is_none(),
-            Stage::Idle => self.is_due(core, now),
+            Stage::Idle => has_room && self.is_due(core, now),
+            Stage::Walking(..) => has_room,
             Stage::Finishing(_) => false,
         }
     }
 
-    /// One bounded step. Everything that was applied is in the kernel. Returns whether there is more to do at once.
-    pub(crate) fn step(&mut self, core: &mut Core, held: &VersionVector, now: Instant) -> bool {
-        self.settle(&mut core.rows.table, now);
-        if !self.offer_pending() {
-            return false;
-        }
-        self.trim(core);
-        if self.pending.is_some() {
-            return false;
-        }
+    /// One bounded step. Everything that was applied is in the kernel: otherwise a mark would lie about where it stands, and
+    /// an image outlive entries that a kill takes. Returns whether there is more to do at once.
+    pub(crate) fn step(&mut self, core: &mut Core, held: &VersionVector) -> bool {
+        debug_assert!(core.is_flushed());
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => {
-                let due = self.is_due(core, now);
-                if due {
-                    self.cycle += 1;
-                    self.stage = Stage::Walking(Box::new(mark(core, held)), Captured::default());
-                }
-                due
+                self.cycle += 1;
+                self.stage = Stage::Walking(Box::new(mark(core, held)), Captured::default());
+                true
             }
             Stage::Walking(mark, at) => {
                 self.walk(core, mark, at);

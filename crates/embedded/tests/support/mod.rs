@@ -304,6 +304,17 @@ impl Node {
     }
 }
 
+/// Waits until all are in touch. Of new regions, one that meets others later fetches what they wrote before it may write.
+pub(crate) async fn meet(nodes: &[&Node]) {
+    for node in nodes {
+        eventually("all are in touch", async || {
+            let peers = node.stats().await.peers;
+            peers.iter().filter(|peer| peer.connected).count() + 1 >= nodes.len()
+        })
+        .await;
+    }
+}
+
 /// Waits until all hold the same, and compares their digests. Regions also write by themselves, where an actor ended for
 /// example, so their vectors may move between two questions.
 pub(crate) async fn assert_equal(nodes: &[&Node]) {
@@ -340,14 +351,20 @@ impl Local {
 
     /// Runs one command, and flushes as every front end does before it answers.
     pub(crate) fn run(&mut self, command: &str) -> String {
-        let (mut session, mut reply) = (Session::default(), Recorder::default());
-        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        self.store.engine.set_wall(wall());
-        assert_eq!(self.store.execute(&mut session, &words, &mut reply), Flow::Done);
+        let answer = self.execute(command);
         let position = self.store.engine.flush().unwrap();
         while self.store.engine.durable() < position {
             std::thread::yield_now();
         }
+        answer
+    }
+
+    /// Runs one command and does not flush: nobody may see the answer.
+    pub(crate) fn execute(&mut self, command: &str) -> String {
+        let (mut session, mut reply) = (Session::default(), Recorder::default());
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        self.store.engine.set_wall(wall());
+        assert_eq!(self.store.execute(&mut session, &words, &mut reply), Flow::Done);
         reply.finish().unwrap().to_string()
     }
 
