@@ -26,7 +26,8 @@ pub(crate) const FOR_TESTS: [Tool; 7] = [
 ];
 
 /// Real peers that benchmarks compare with.
-pub(crate) const FOR_BENCHMARKS: [Tool; 2] = [
+pub(crate) const FOR_BENCHMARKS: [Tool; 3] = [
+    Tool { program: "ip", package: "iproute2" },
     Tool { program: "redis-server", package: "redis-server" },
     Tool { program: "redis-benchmark", package: "redis-tools" },
 ];

@@ -3,6 +3,8 @@
 //! The binary is built with the profile `dist`. Figures move with the machine; ratios of the same run are what counts.
 
 mod build;
+#[cfg(target_os = "linux")]
+mod link;
 mod planet;
 mod process;
 mod redis_client;
@@ -34,6 +36,13 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// A region that was away catches up over a long path that loses packets, while the others write (root, Linux).
+    #[cfg(target_os = "linux")]
+    Link {
+        /// How many writes it missed.
+        #[arg(long, default_value_t = 1_000_000)]
+        missed: usize,
+    },
     /// From a clean target directory to a ready planet, as README's first command does it.
     Build,
 }
@@ -46,6 +55,11 @@ pub(crate) fn run(what: &Bench) -> Outcome {
             store::run(&dist_binary()?, *rounds, *requests)
         }
         Bench::Planet { seconds } => planet::run(&dist_binary()?, *seconds),
+        #[cfg(target_os = "linux")]
+        Bench::Link { missed } => {
+            install::programs(&install::FOR_BENCHMARKS)?;
+            link::run(&dist_binary()?, *missed)
+        }
         Bench::Build => build::run(),
     }
 }

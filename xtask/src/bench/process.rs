@@ -55,12 +55,21 @@ pub(crate) fn resident_mib(pid: u32) -> f64 {
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0
 }
 
-/// Polls until `ready` says so; fails after a deadline that only a hang can reach.
-pub(crate) fn wait_until(what: &str, mut ready: impl FnMut() -> bool) -> Result<Duration, String> {
+/// Polls until `ready` says so; fails after a minute, which only a hang can reach.
+pub(crate) fn wait_until(what: &str, ready: impl FnMut() -> bool) -> Result<Duration, String> {
+    wait_until_within(Duration::from_secs(60), what, ready)
+}
+
+/// Polls until `ready` says so, or a deadline passes.
+pub(crate) fn wait_until_within(
+    deadline: Duration,
+    what: &str,
+    mut ready: impl FnMut() -> bool,
+) -> Result<Duration, String> {
     let start = Instant::now();
     while !ready() {
-        if start.elapsed() > Duration::from_secs(60) {
-            return Err(format!("{what} did not happen within a minute"));
+        if start.elapsed() > deadline {
+            return Err(format!("{what} did not happen within {} s", deadline.as_secs()));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
