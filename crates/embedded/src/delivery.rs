@@ -11,6 +11,7 @@ use crate::config::system_time;
 use crate::conflict::Conflicts;
 use crate::log::{Kind, Log, Reader};
 use crate::rows::Rows;
+use crate::trouble::Trouble;
 
 /// How much of the log is searched for one entry at most; the index points nearer than this.
 const SEARCH: u64 = 64 << 20;
@@ -32,7 +33,7 @@ impl Core {
     }
 
     /// Closes the open batch and hands everything to the kernel.
-    pub(crate) fn flush(&mut self) -> io::Result<u64> {
+    pub(crate) fn flush(&mut self) -> Result<u64, Trouble> {
         self.close_batch();
         self.log.flush()
     }
@@ -43,7 +44,8 @@ impl Core {
     }
 
     fn read_fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> io::Result<Option<u32>> {
-        let end = self.flush()?;
+        // No peer knows anything of what the log does not take.
+        let end = self.flush().unwrap_or_else(|_| self.log.written());
         let Some(position) = self.log.index().seek(actor, sequence) else { return Ok(None) };
         let mut reader = Reader::new(self.log.segments().clone(), position);
         while reader.position() < end.min(position + SEARCH) {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use geode_crdt::frame::Checkpoint;
 use geode_crdt::{ActorId, ActorIndex, FrameBuilder, HybridTime, VersionVector};
 use geode_replica::{Action, Message, Now, Replica, Report, wire};
-use geode_store::{Engine, Extent, Need, Position, Ticket, View};
+use geode_store::{Engine, Extent, FlushError, Need, Position, Ticket, View};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 
@@ -34,6 +34,7 @@ use crate::outbox::{Outbox, Range, Stream};
 use crate::recovery;
 use crate::rows::Rows;
 use crate::table::{Origin, Table};
+use crate::trouble::Trouble;
 
 /// A connection for replication, whatever carries it. Boxed: it is called once per batch of bytes, not per write.
 pub type Connection = Box<dyn Duplex>;
@@ -83,7 +84,16 @@ pub struct Embedded {
     published: VersionVector,
     /// Peers that need what the log no longer holds, as far as it was said.
     out_of_reach: BTreeSet<(Arc<str>, ActorIndex)>,
-    distrusted: bool,
+    /// The last own entry of which clients were told whether it is in the log: its writer and sequence.
+    told: (u64, u64),
+    /// Why nothing is written now, as it was last shown to others.
+    trouble: Option<Trouble>,
+    /// Frames that came meanwhile.
+    held_frames: VecDeque<Incoming>,
+    /// A new incarnation is due, for this reason, as soon as the log takes it.
+    renewal: Option<String>,
+    /// The log's files are not the recorded ones.
+    unrecorded: bool,
     stopped: bool,
     // Dropped in this order: the thread uses the files, the lock guards them.
     _sync_thread: SyncThread,
@@ -157,7 +167,11 @@ impl Embedded {
             first_write: (!opened.fresh).then(|| now + FIRST_WRITE_PATIENCE),
             published: VersionVector::default(),
             out_of_reach: BTreeSet::new(),
-            distrusted: false,
+            told: (0, 0),
+            trouble: None,
+            held_frames: VecDeque::new(),
+            renewal: None,
+            unrecorded: false,
             stopped: false,
             _sync_thread: sync_thread,
             _conflict_writer: conflict_writer,
@@ -169,6 +183,7 @@ impl Embedded {
         }
         engine.remember();
         engine.publish();
+        engine.note_trouble();
         Ok((engine, EmbeddedHandle::new(shared)))
     }
 
@@ -202,7 +217,7 @@ impl Embedded {
         if self.stopped {
             return Ok(());
         }
-        let end = self.flush()?.0;
+        let end = self.hand_over().map_err(io::Error::other)?;
         self.stopped = true;
         self.shared.close();
         let sync = Arc::clone(self.core.log.sync());
@@ -269,7 +284,8 @@ impl Embedded {
         }
         !self.replica.is_joining()
             && !self.stopped
-            && !self.distrusted
+            && self.trouble.is_none()
+            && self.renewal.is_none()
             && self.first_write.is_none()
             && self.replica.clock_ahead_ms().is_none()
     }
@@ -291,6 +307,7 @@ impl Embedded {
             Incoming::Connected { peer, outbox } => {
                 if let Some(old) = self.links.insert(Arc::clone(&peer), outbox) {
                     old.close();
+                    self.drop_stale_frames();
                     self.replica.lost(&peer);
                 }
                 self.replica.connected(&peer, &mut self.core);
@@ -328,10 +345,22 @@ impl Embedded {
         self.links.get(peer).is_some_and(|current| Arc::ptr_eq(current, outbox))
     }
 
+    /// Drops held frames of links that are gone: what they brought is sent again.
+    fn drop_stale_frames(&mut self) {
+        let links = &self.links;
+        self.held_frames.retain(|held| match held {
+            Incoming::Frame { peer, outbox, .. } => {
+                links.get(peer).is_some_and(|current| Arc::ptr_eq(current, outbox))
+            }
+            _ => true,
+        });
+    }
+
     fn unlink(&mut self, peer: &Arc<str>) {
         if let Some(outbox) = self.links.remove(peer) {
             outbox.close();
         }
+        self.drop_stale_frames();
         self.shared.peer_lost(peer);
         self.replica.lost(peer);
     }
@@ -450,25 +479,33 @@ impl Embedded {
 
     /// Brings the checkpoint a step on if one is due or under way. Returns whether it can go on at once.
     fn keep_checkpoint(&mut self) -> bool {
-        if self.stopped || !self.on_disk.is_to_step(&mut self.core, Instant::now()) || self.flush().is_err() {
+        if self.stopped || !self.on_disk.is_to_step(&mut self.core, Instant::now()) {
+            return false;
+        }
+        // A checkpoint must not be ahead of the log.
+        if self.hand_over().is_err() || self.trouble.is_some() {
             return false;
         }
         self.on_disk.step(&mut self.core, self.replica.held())
     }
 
-    /// Goes on under a new actor, after everything that was written under the old one.
+    /// Goes on under a new actor, after everything that was written under the old one. If the log does not take it now,
+    /// nothing is written until it does.
     fn begin_incarnation(&mut self, reason: &str) {
-        let taken = self.core.flush().and_then(|_| {
-            let incarnation = recovery::random()?;
+        let taken = self.hand_over().map_err(|trouble| trouble.to_string()).and_then(|_| {
+            let incarnation = recovery::random().map_err(|error| error.to_string())?;
             self.core.log.append_incarnation(incarnation);
-            self.core.log.flush()?;
             Ok(incarnation)
         });
         let incarnation = match taken {
             Ok(incarnation) => incarnation,
-            // The log has failed: nothing can be written any more under any name.
-            Err(error) => return tracing::error!(%error, "no new incarnation can be taken"),
+            Err(error) => {
+                tracing::error!("no new incarnation can be taken yet: {error}");
+                self.renewal = Some(reason.to_owned());
+                return;
+            }
         };
+        self.renewal = None;
         tracing::warn!("this region goes on as incarnation {incarnation:016x}: {reason}");
         let rows: &mut Rows = &mut self.core.rows;
         let own = rows.table.actors_mut().intern(&ActorId::new(&self.config.region, incarnation));
@@ -482,13 +519,20 @@ impl Embedded {
         if let Err(error) = recorded {
             tracing::error!(%error, "the new incarnation cannot be recorded; the next start takes another");
         }
+        // It stands before everything that is written under it, whenever the log takes it.
+        let _ = self.hand_over();
     }
 
-    /// Says to peers where this region stands. Nothing is promised that a restart could break.
+    /// Says to peers where this region stands. Nothing is promised that a restart could break: while the log or the floor
+    /// of time cannot be written, what was said before is said again.
     fn heartbeat(&mut self) {
-        if self.flush().is_err() {
-            return;
+        if self.hand_over().is_err() || self.promise().is_err() {
+            self.replica.repeat_heartbeat();
         }
+        self.act();
+    }
+
+    fn promise(&mut self) -> io::Result<()> {
         let sync = self.core.log.sync();
         let clock = &mut self.core.rows.clock;
         // A clock that is too far ahead must not take hybrid time along, or writes would wait long after it was set.
@@ -496,13 +540,10 @@ impl Embedded {
         let now = clock.peek(HybridTime((self.config.clock)().0.saturating_sub(ahead_us)));
         sync.floor().observe(now);
         let promise = now.min(sync.floor().reserved());
-        if let Err(error) = sync.floor().say(promise, sync.synced()) {
-            tracing::error!(%error, "the floor of time cannot be written; no heartbeat is sent");
-            return;
-        }
+        sync.floor().say(promise, sync.synced())?;
         clock.observe(promise);
         self.replica.heartbeat(promise, self.core.rows.table.actors());
-        self.act();
+        Ok(())
     }
 
     /// Tells writers what of theirs came onto the disk.
@@ -530,24 +571,82 @@ impl Embedded {
         }
     }
 
-    fn flush_log(&mut self) -> io::Result<u64> {
-        if self.stopped && !self.core.builder.is_empty() {
-            return Err(io::Error::other("this geode has stopped"));
+    /// Hands everything to the kernel and shows it to others, or shows why that cannot be done.
+    fn hand_over(&mut self) -> Result<u64, Trouble> {
+        let flushed = self.flush_log();
+        if flushed.is_ok() {
+            self.publish();
         }
-        let clock = self.core.rows.clock.last();
-        let sync = self.core.log.sync();
-        sync.floor().observe(clock);
-        if clock > sync.floor().reserved() && !self.core.builder.is_empty() {
+        if self.trouble.as_ref() != self.core.log.trouble() {
+            self.note_trouble();
+        }
+        flushed
+    }
+
+    fn flush_log(&mut self) -> Result<u64, Trouble> {
+        let Core { rows, log, builder, .. } = &mut self.core;
+        if self.stopped && !builder.is_empty() {
+            let error = io::Error::other("this geode has stopped");
+            return Err(Trouble::of(&error, log.segments().directory()));
+        }
+        let clock = rows.clock.last();
+        log.sync().floor().observe(clock);
+        let writes = (log.has_batch() || !builder.is_empty()) && !log.is_waiting();
+        if writes && clock > log.sync().floor().reserved() {
             // Only if the sync thread did not get to it for seconds.
-            sync.floor().renew(sync.synced())?;
+            if let Err(error) = log.sync().floor().renew(log.sync().synced()) {
+                let trouble = log.refuse(&error);
+                self.core.close_batch();
+                return Err(trouble);
+            }
         }
         let position = self.core.flush()?;
         if self.core.log.take_rotated() {
-            let segments = recovery::segment_files(&self.core.log)?;
-            let durable = self.config.fsync == FsyncMode::Always;
-            self.identity.record(durable, |identity| identity.segments = segments)?;
+            self.record_segments();
         }
         Ok(position)
+    }
+
+    /// Until it is recorded that these are the log's files, a start would take them for others'.
+    fn record_segments(&mut self) {
+        let durable = self.config.fsync == FsyncMode::Always;
+        let recorded = recovery::segment_files(&self.core.log)
+            .and_then(|segments| self.identity.record(durable, |identity| identity.segments = segments));
+        self.unrecorded = recorded.is_err();
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "a new segment of the log cannot be recorded yet");
+        }
+    }
+
+    /// Shows others, and the operator, whether writes are taken.
+    fn note_trouble(&mut self) {
+        let trouble = self.core.log.trouble().cloned();
+        match &trouble {
+            None => tracing::info!("the log takes writes again"),
+            Some(trouble) => tracing::error!("{trouble}"),
+        }
+        if trouble.as_ref().is_some_and(|trouble| !trouble.is_full()) {
+            // What the system has done with what it was given is not known.
+            distrust(&self.identity, self.core.log.sync());
+        }
+        self.replica.suspend(trouble.is_some());
+        self.shared.show_trouble(trouble.as_ref().map(ToString::to_string));
+        self.trouble = trouble;
+    }
+
+    /// Tries again what the disk refused.
+    fn tend(&mut self) {
+        if self.trouble.is_some() {
+            let _ = self.hand_over();
+        }
+        if self.trouble.is_none() {
+            if let Some(reason) = self.renewal.take() {
+                self.begin_incarnation(&reason);
+            }
+            if self.unrecorded {
+                self.record_segments();
+            }
+        }
     }
 }
 
@@ -618,19 +717,24 @@ impl Engine for Embedded {
 
     fn completed(&mut self, _tickets: &mut Vec<Ticket>) {}
 
-    fn flush(&mut self) -> io::Result<Position> {
-        match self.flush_log() {
-            Ok(position) => {
-                self.publish();
-                Ok(Position(position))
+    fn flush(&mut self) -> Result<Position, FlushError> {
+        let last = (self.writer(), self.last_sequence());
+        let is_news = std::mem::replace(&mut self.told, last) != last;
+        match self.hand_over() {
+            Ok(position) => Ok(Position(position)),
+            Err(trouble) if trouble.is_final() => Err(FlushError::Final(trouble.to_string())),
+            Err(trouble) if is_news => Err(FlushError::Doubtful(trouble.doubt())),
+            Err(_) => Ok(Position(self.core.log.written())),
+        }
+    }
+
+    fn write_refusal(&self) -> Option<String> {
+        match (&self.trouble, &self.renewal) {
+            (Some(trouble), _) => Some(trouble.to_string()),
+            (None, Some(reason)) => {
+                Some(format!("DISK this region cannot begin anew yet, which it must: {reason}"))
             }
-            Err(error) => {
-                if !self.distrusted && !self.stopped {
-                    self.distrusted = true;
-                    distrust(&self.identity, self.core.log.sync());
-                }
-                Err(error)
-            }
+            (None, None) => None,
         }
     }
 
@@ -694,13 +798,24 @@ impl Engine for Embedded {
     }
 
     fn turn(&mut self) -> bool {
+        self.tend();
         self.keep_time();
         let mut incoming = std::mem::take(&mut self.incoming);
+        if self.trouble.is_none() && !self.held_frames.is_empty() {
+            // They came before.
+            self.held_frames.append(&mut incoming);
+            incoming = std::mem::take(&mut self.held_frames);
+        }
         let room = TURN_MESSAGES.saturating_sub(incoming.len());
         let mut more = self.shared.inbox().take(room, &mut incoming);
         let mut bytes = 0;
         while let Some(next) = incoming.pop_front() {
             if let Incoming::Frame { bytes: frame, .. } = &next {
+                if self.trouble.is_some() {
+                    // As long as they are held, their link brings no more than a few.
+                    self.held_frames.push_back(next);
+                    continue;
+                }
                 bytes += frame.len();
             }
             if !self.stopped || matches!(next, Incoming::Question(_)) {
@@ -729,8 +844,8 @@ impl Engine for Embedded {
             return more;
         }
         if self.core.log.has_batch() {
-            // What arrived is shown and acknowledged without waiting for a client. The next flush repeats an error.
-            let _ = self.flush();
+            // What arrived is shown and acknowledged without waiting for a client.
+            let _ = self.hand_over();
         }
         while let Some((actor, sequence)) = self.core.log.next_synced() {
             self.replica.synced(actor, sequence);

@@ -126,6 +126,8 @@ pub(crate) struct Shared {
     wake_in_ms: AtomicU64,
     soon: Notify,
     conflicts: Arc<ConflictLog>,
+    /// Why writes are refused, if they are.
+    trouble: Mutex<Option<String>>,
     closing: watch::Sender<bool>,
     links: OnceLock<(runtime::Handle, Links)>,
 }
@@ -144,6 +146,7 @@ impl Shared {
             wake_in_ms: AtomicU64::new(0),
             soon: Notify::new(),
             conflicts,
+            trouble: Mutex::default(),
             closing: watch::Sender::new(false),
             links: OnceLock::new(),
         }
@@ -220,6 +223,10 @@ impl Shared {
 
     pub(crate) fn show_clock(&self, ahead_ms: Option<u64>) {
         self.clock_ahead_ms.store(ahead_ms.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    pub(crate) fn show_trouble(&self, trouble: Option<String>) {
+        *lock(&self.trouble) = trouble;
     }
 
     pub(crate) fn peer_holds(&self, peer: &Arc<str>, held: Vector) {
@@ -314,6 +321,12 @@ impl EmbeddedHandle {
     /// an atomic.
     pub fn clock_ahead_ms(&self) -> Option<u64> {
         Some(self.shared.clock_ahead_ms.load(Ordering::Relaxed)).filter(|ahead_ms| *ahead_ms > 0)
+    }
+
+    /// Why writes are refused, while the disk does not take them: one line as clients get it. Never waits for the data
+    /// thread.
+    pub fn write_refusal(&self) -> Option<String> {
+        lock(&self.shared.trouble).clone()
     }
 
     /// Waits until everything in `vector` is delivered here, at most for `patience`, and not for what is lost for good.

@@ -22,6 +22,7 @@ mod outbox;
 mod recovery;
 mod rows;
 mod table;
+mod trouble;
 
 pub use config::{Config, FsyncMode};
 pub use conflict::{Conflict, ConflictQuery, ConflictReport, Rule, Side};

@@ -441,6 +441,7 @@ fn finish(
     let durability = Durability::new(config.fsync, names, Arc::clone(&file), written, floor);
     let durability = Arc::new(durability);
     let mut log = Log::new(place, file, base, written, index, durability);
+    log.make_room();
     let fresh = verdict.is_err();
     let incarnation = match (verdict, incarnation) {
         (Ok(()), Some(incarnation)) => incarnation,
@@ -450,7 +451,7 @@ fn finish(
                 tracing::info!("{}#{previous:016x} goes on as {incarnation:016x}: {reason}", config.region);
             }
             log.append_incarnation(incarnation);
-            log.flush().map_err(io_error())?;
+            log.flush().map_err(io::Error::other).map_err(io_error())?;
             let own = rows.table.actors_mut().intern(&ActorId::new(&config.region, incarnation));
             rows.begin_incarnation(own, &held);
             incarnation

@@ -93,9 +93,7 @@ impl Geode {
     /// What this geode waits for before it can serve, a line each; empty once it is ready.
     pub(crate) fn waits_for(&self) -> Vec<String> {
         let mut waits = Vec::new();
-        if self.store.get().is_none() {
-            waits.push("the store is reading its log".to_owned());
-        }
+        waits.extend(self.store_trouble());
         if !self.door_open.load(Ordering::Relaxed) {
             waits.push("the door is not open yet".to_owned());
         }
@@ -112,11 +110,7 @@ impl Geode {
     /// What this geode tells the others, once a beat.
     pub(crate) fn state(&self) -> GeodeState {
         let status = self.host_status();
-        let trouble = if self.store.get().is_none() {
-            Some("its store is reading its log".to_owned())
-        } else {
-            self.service_trouble(status.as_ref())
-        };
+        let trouble = self.store_trouble().or_else(|| self.service_trouble(status.as_ref()));
         GeodeState {
             service_digest: status.as_ref().and_then(|status| status.service_digest.clone()),
             trouble,
@@ -125,6 +119,7 @@ impl Geode {
             store: self.store.get().map(|store| StoreState {
                 vector: portable(&store.vector()),
                 clock_ahead_ms: store.clock_ahead_ms(),
+                refuses_writes: store.write_refusal(),
             }),
             bundle_days_left: self.credentials.get().and_then(|credentials| days_left_if_few(credentials)),
             ..GeodeState::new(self.region.clone(), self.incarnation, self.config_digest.clone())
@@ -134,6 +129,12 @@ impl Geode {
     /// The service's instances, if the planet has a service and it has been started.
     pub(crate) fn host_status(&self) -> Option<HostStatus> {
         self.host.get().map(|host| host.status())
+    }
+
+    /// A store that takes no writes makes the geode unfit: others take its users, whose writes then succeed.
+    fn store_trouble(&self) -> Option<String> {
+        let Some(store) = self.store.get() else { return Some("its store is reading its log".to_owned()) };
+        store.write_refusal().map(|_| "its store refuses writes".to_owned())
     }
 
     fn service_trouble(&self, status: Option<&HostStatus>) -> Option<String> {

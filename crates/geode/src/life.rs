@@ -61,6 +61,7 @@ pub(crate) struct Membership {
 pub(crate) async fn live(destiny: Destiny) -> Result<(), RunError> {
     let born = Instant::now();
     let mut stop = Stop::listen()?;
+    let _file_size = outlive_file_size_limit()?;
     let Destiny { planet, region, session_key, membership, surroundings } = destiny;
     let credentials = membership.as_ref().map(|membership| &membership.credentials);
     let Some(region) = planet.region(&region) else { return Ok(()) };
@@ -269,6 +270,13 @@ async fn tell_changes(geode: Arc<Geode>, born: Instant) {
             return;
         }
     }
+}
+
+/// A write beyond a limit on the size of files (`ulimit -f`, `LimitFSIZE=`) is then an error like any other, and not the
+/// end of the process.
+fn outlive_file_size_limit() -> Result<Signal, RunError> {
+    let limit = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    signal(limit).map_err(|source| RunError::System { doing: "cannot listen for signals", source })
 }
 
 /// The signals that stop a geode gracefully.

@@ -30,6 +30,7 @@ struct Scrape {
     door: Option<Arc<DoorMetrics>>,
     redis: Option<Arc<RespMetrics>>,
     store: Option<Stats>,
+    refuses_writes: bool,
 }
 
 /// The metrics of a geode as text.
@@ -50,6 +51,7 @@ pub(crate) async fn render(geode: &Geode) -> Result<String, fmt::Error> {
         door: geode.door_metrics.get().cloned(),
         redis: geode.redis_metrics.get().cloned(),
         store,
+        refuses_writes: geode.store.get().is_some_and(|store| store.write_refusal().is_some()),
     };
     let mut registry = Registry::default();
     registry.register_collector(Box::new(scrape));
@@ -180,6 +182,11 @@ impl Scrape {
             "geode_store_memory_bytes",
             "Estimate of what rows take in memory",
             store.memory_bytes as f64,
+        )?;
+        page.gauge(
+            "geode_store_refuses_writes",
+            "Whether writes are refused because the disk does not take them",
+            self.refuses_writes,
         )?;
         page.gauge("geode_store_log_bytes", "Log on disk", store.log_bytes as f64)?;
         let tail = store.log_tail_bytes as f64;

@@ -63,6 +63,9 @@ pub(crate) struct StoreState {
     /// How far its clock is ahead of the other regions', while it refuses writes for that.
     #[serde(default)]
     pub(crate) clock_ahead_ms: Option<u64>,
+    /// Why it refuses writes, while its disk does not take them.
+    #[serde(default)]
+    pub(crate) refuses_writes: Option<String>,
 }
 
 impl GeodeState {

@@ -74,12 +74,17 @@ impl Drop for Geode {
 
 impl Geode {
     fn start(directory: &Path, log_format: &str) -> Self {
+        // As a login shell starts it: 1024 open files and no more, unless it asks for them.
+        Self::start_limited(directory, log_format, "-Sn 1024")
+    }
+
+    /// With a limit as the shell's `ulimit` takes it.
+    fn start_limited(directory: &Path, log_format: &str, limit: &str) -> Self {
         let addresses = Addresses::free();
         let config = directory.join("planet.toml");
         std::fs::write(&config, addresses.planet_toml(&directory.join("data"))).unwrap();
-        // As a login shell starts it: 1024 open files and no more, unless it asks for them.
         let child = Command::new("sh")
-            .args(["-c", "ulimit -Sn 1024; exec \"$0\" \"$@\"", GEODE])
+            .args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\""), GEODE])
             .args(["run", "--region", "us-east-1", "--log-format", log_format, "--config"])
             .arg(&config)
             .stdin(Stdio::null())
@@ -206,6 +211,51 @@ fn info_says_what_operators_and_clients_look_for() {
     let hello: Vec<redis::Value> = redis::cmd("HELLO").query(&mut redis).unwrap();
     let version: String = redis::from_redis_value_ref(&hello[3]).unwrap();
     assert_eq!(info.get("redis_version"), Some(version), "INFO and HELLO agree");
+}
+
+#[test]
+fn a_log_without_room_refuses_writes_says_so_everywhere_and_goes_on_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    // 4 MiB, in blocks of 512 bytes.
+    let geode = Geode::start_limited(directory.path(), "text", "-Sf 8192");
+    let mut redis = geode.redis();
+    let mut set = |key: &str, bytes: usize| -> redis::RedisResult<String> {
+        redis::cmd("SET").arg(key).arg("x".repeat(bytes)).query(&mut redis)
+    };
+    assert_eq!(set("cup", 4).unwrap(), "OK");
+    let doubt = set("big", 8 << 20).unwrap_err().to_string();
+    assert!(doubt.contains("DISK") && doubt.contains("it may or may not happen"), "{doubt}");
+    let refusal = set("cup", 4).unwrap_err().to_string();
+    assert!(refusal.contains("DISK") && refusal.contains("File too large"), "{refusal}");
+    let cup: String = redis::cmd("GET").arg("cup").query(&mut geode.redis()).unwrap();
+    assert_eq!(cup, "xxxx", "reads go on");
+    assert_eq!(geode.get("/healthz").unwrap().0, 200, "to start it again would not help");
+    assert_eq!(geode.get("/readyz").unwrap(), (503, "its store refuses writes\n".to_owned()));
+    assert!(geode.get("/metrics").unwrap().1.contains("geode_store_refuses_writes 1.0\n"));
+    let deadline = Instant::now() + DEADLINE;
+    let status = |said: &str| {
+        while !out(&geode.ask(&["status"])).contains(said) {
+            assert!(Instant::now() < deadline, "{}", out(&geode.ask(&["status"])));
+        }
+    };
+    status("us-east-1: there is no room for the log in ");
+    assert_eq!(geode.ask(&["status"]).status.code(), Some(1));
+
+    let pid = Pid::from_raw(geode.child.id().cast_signed()).unwrap();
+    let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, unlimited).unwrap();
+    while geode.get("/readyz").unwrap().0 != 200 {
+        assert!(Instant::now() < deadline, "{:?}", geode.get("/readyz"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(set("cup", 5).unwrap(), "OK");
+    status("all regions serve, and all copies are the same\n");
+    let (code, log) = geode.stop();
+    assert_eq!(code, Some(0), "{log:#?}");
+
+    let geode = Geode::start(directory.path(), "text");
+    let length: usize = redis::cmd("STRLEN").arg("big").query(&mut geode.redis()).unwrap();
+    assert_eq!(length, 8 << 20, "the write in doubt reached the log");
 }
 
 #[test]

@@ -29,19 +29,33 @@ impl Replica {
     /// Says to every connected peer where this replica stands. `promise` is a time that all later own entries exceed.
     /// Entries up to now must be logged already.
     pub fn heartbeat(&mut self, promise: HybridTime, actors: &Actors) {
-        self.heartbeat_at_ms = self.now.monotonic_ms;
         // What is left of an actor that others do not know to be closed is not bound by anything.
         let promise = if self.owes_close(actors) { HybridTime(0) } else { promise };
+        self.said = Some((actors.id(self.own).clone(), self.held.get(self.own), promise));
+        self.beat(|replica, index| {
+            let claimed = if replica.claims_only_durable { &replica.durable } else { &replica.held };
+            news(claimed, &mut replica.peers[index].told_held, actors, |_| true)
+        });
+    }
+
+    /// Says again what the last heartbeat promised, so that links stay up while nothing new can be promised: it is so for
+    /// ever. Only the wall clock is read anew.
+    pub fn repeat_heartbeat(&mut self) {
+        self.beat(|_, _| Vector::default());
+    }
+
+    fn beat(&mut self, held: impl Fn(&mut Self, usize) -> Vector) {
+        self.heartbeat_at_ms = self.now.monotonic_ms;
+        let Some((actor, sequence, time)) = self.said.clone() else { return };
         for index in 0..self.peers.len() {
             if !self.peers[index].is_up() {
                 continue;
             }
-            let claimed = if self.claims_only_durable { &self.durable } else { &self.held };
-            let held = news(claimed, &mut self.peers[index].told_held, actors, |_| true);
+            let held = held(self, index);
             let message = Message::Heartbeat {
-                actor: actors.id(self.own).clone(),
-                sequence: self.held.get(self.own),
-                time: promise,
+                actor: actor.clone(),
+                sequence,
+                time,
                 wall: self.now.wall,
                 ahead_us: self.peers[index].ahead_us,
                 held,

@@ -156,6 +156,10 @@ pub struct Replica {
     /// Whether it began with nothing.
     pub(crate) began_empty: bool,
     pub(crate) claims_only_durable: bool,
+    /// Nothing is delivered and nothing asked for.
+    suspended: bool,
+    /// What the last heartbeat promised: of this actor, after this entry, no time below this one.
+    pub(crate) said: Option<(ActorId, u64, HybridTime)>,
     /// Whether the current actor began in this process, since a peer knew more of its predecessor.
     renewed: bool,
     pub(crate) actions: VecDeque<Action>,
@@ -198,6 +202,8 @@ impl Replica {
             renewing: false,
             began_empty,
             claims_only_durable: false,
+            suspended: false,
+            said: None,
             renewed: false,
             actions: VecDeque::new(),
         }
@@ -327,6 +333,12 @@ impl Replica {
         self.renewed = true;
     }
 
+    /// While it is suspended nothing is delivered and nothing asked for: the log takes nothing. Frames are not to be
+    /// handed in meanwhile; messages are.
+    pub const fn suspend(&mut self, suspended: bool) {
+        self.suspended = suspended;
+    }
+
     /// A connection to `peer` is there; messages can be sent.
     pub fn connected(&mut self, peer: &str, host: &mut impl Host) {
         let Some(index) = self.index_of(peer) else { return };
@@ -454,8 +466,10 @@ impl Replica {
     pub fn timer(&mut self, now: Now, host: &mut impl Host) {
         self.now = now;
         self.report_own_clock();
-        self.drain(host);
-        self.ask_for_missing(host.actors());
+        if !self.suspended {
+            self.drain(host);
+            self.ask_for_missing(host.actors());
+        }
     }
 
     pub(crate) fn index_of(&self, region: &str) -> Option<usize> {

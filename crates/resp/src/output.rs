@@ -5,6 +5,8 @@
 
 use geode_store::Position;
 
+use crate::write;
+
 /// Buffers of more than this many bytes are not kept for reuse.
 const REUSED_BYTES: usize = 64 * 1024;
 
@@ -69,6 +71,17 @@ impl Output {
             Some((sealed, _)) if end > sealed => self.later = Some((end, position)),
             _ => {}
         }
+    }
+
+    /// Answers every reply that is not sealed with an error instead. Returns how many there were.
+    pub(crate) fn fail_unsealed(&mut self, error: &str) -> usize {
+        let sealed = self.later.or(self.awaited).map_or(self.released, |(end, _)| end);
+        let replies = write::count_replies(&self.bytes[sealed..]);
+        self.bytes.truncate(sealed);
+        for _ in 0..replies {
+            write::put_error(&mut self.bytes, error);
+        }
+        replies
     }
 
     /// Releases what is safe now that the log is up to `safe`. Returns whether something still waits.
@@ -143,6 +156,20 @@ mod tests {
         assert_eq!(output.sendable(), b"e ");
         assert!(!output.release(Position(30)));
         assert_eq!(output.sendable(), b"e two three");
+    }
+
+    #[test]
+    fn unsealed_replies_are_answered_with_an_error_and_sealed_ones_stay() {
+        let mut output = Output::default();
+        append(&mut output, b"+OK\r\n");
+        output.seal(Position(10));
+        append(&mut output, b":1\r\n*2\r\n$2\r\na\r\r\n*-1\r\n%1\r\n+k\r\n*1\r\n_\r\n$-1\r\n");
+        assert_eq!(output.fail_unsealed("DISK gone"), 4);
+        output.seal(Position(0));
+        assert!(output.release(Position(9)), "in order");
+        assert!(!output.release(Position(10)));
+        let errors = "-DISK gone\r\n".repeat(4);
+        assert_eq!(output.sendable(), format!("+OK\r\n{errors}").as_bytes());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use geode_crdt::HybridTime;
-use geode_store::{Engine, Position, Store};
+use geode_store::{Engine, FlushError, Position, Store};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{SockRef, TcpKeepalive};
@@ -47,9 +47,9 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 /// Why the loop ended. Nothing that is not in the log was answered.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The engine could not hand its log to the kernel.
-    #[error("cannot write the log: {0}; nothing more was answered and the process has to stop")]
-    Log(#[source] io::Error),
+    /// The engine cannot go on.
+    #[error("{0}; nothing more was answered and the process has to stop")]
+    Log(String),
     /// The system could not tell which connections are ready.
     #[error("cannot wait for connections: {0}")]
     Poll(#[source] io::Error),
@@ -150,10 +150,14 @@ impl Server {
             let has_more = store.engine.turn();
             self.resume_waiting(store);
             let has_more = self.sweep(store) || has_more;
-            let position = store.engine.flush().map_err(|error| {
-                tracing::error!(%error, "cannot write the log; all connections are closed unanswered");
-                ServerError::Log(error)
-            })?;
+            let position = match store.engine.flush() {
+                Ok(position) => position,
+                Err(FlushError::Doubtful(error)) => self.fail_batch(&error),
+                Err(FlushError::Final(error)) => {
+                    tracing::error!("{error}; all connections are closed unanswered");
+                    return Err(ServerError::Log(error));
+                }
+            };
             self.send(position, store.engine.durable());
             self.enforce_total();
             self.counts.publish(&self.metrics, self.connections.len(), self.held_bytes);
@@ -260,6 +264,17 @@ impl Server {
             self.next_sweep = self.now + TICK;
         }
         has_more
+    }
+
+    /// Answers everybody in this batch with an error: what the replies tell of is not in the log. The errors wait for
+    /// nothing.
+    fn fail_batch(&mut self, error: &str) -> Position {
+        for slot in &self.touched {
+            if let Some(connection) = self.connections.get_mut(*slot) {
+                self.counts.errors += connection.output.fail_unsealed(error) as u64;
+            }
+        }
+        Position(0)
     }
 
     /// Sends what is safe: replies up to this batch wait for `position`, and `durable` is reached.

@@ -22,6 +22,36 @@ impl Protocol {
     }
 }
 
+/// Appends an error reply; the text is one line.
+pub(crate) fn put_error(output: &mut Vec<u8>, text: &str) {
+    output.push(b'-');
+    output.extend_from_slice(text.as_bytes());
+    output.extend_from_slice(b"\r\n");
+}
+
+/// How many replies stand in `bytes`, which are whole and were written by a [`Writer`].
+pub(crate) fn count_replies(mut bytes: &[u8]) -> usize {
+    let (mut replies, mut open) = (0, 0_usize);
+    while let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") {
+        let (line, rest) = (&bytes[..end], &bytes[end + 2..]);
+        let number = line.get(1..).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        // Null has the length -1, which is no usize.
+        let length: Option<usize> = number;
+        let (elements, body) = match line.first() {
+            Some(b'$' | b'=') => (0, length.map_or(0, |length| length + 2)),
+            Some(b'*' | b'~') => (length.unwrap_or(0), 0),
+            Some(b'%') => (2 * length.unwrap_or(0), 0),
+            _ => (0, 0),
+        };
+        bytes = rest.get(body..).unwrap_or_default();
+        match open.checked_sub(1) {
+            Some(left) => open = left + elements,
+            None => (replies, open) = (replies + 1, elements),
+        }
+    }
+    replies
+}
+
 /// Appends replies to a connection's output.
 #[derive(Debug)]
 pub struct Writer<'o> {

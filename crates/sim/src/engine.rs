@@ -11,14 +11,13 @@ mod planted;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::Arc;
 
 use geode_crdt::frame::Checkpoint;
 use geode_crdt::{ActorId, ActorIndex, FrameBuilder, HybridTime, Op, VersionVector};
 use geode_replica::{Action, Message, Now, Replica, Report};
 use geode_store::reference::Rows;
-use geode_store::{Engine, Extent, Need, Position, Ticket, View};
+use geode_store::{Engine, Extent, FlushError, Need, Position, Ticket, View};
 
 pub(crate) use self::core::Core;
 use self::core::note_logged;
@@ -300,8 +299,8 @@ impl Engine for SimEngine {
         tickets.append(&mut self.done);
     }
 
-    fn flush(&mut self) -> io::Result<Position> {
-        self.flush_log().map(Position).map_err(io::Error::other)
+    fn flush(&mut self) -> Result<Position, FlushError> {
+        self.flush_log().map(Position).map_err(|error| FlushError::Final(error.to_owned()))
     }
 
     fn durable(&self) -> Position {

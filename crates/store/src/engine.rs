@@ -1,7 +1,5 @@
 //! What holds the rows: opens, applies and commits entries, and fetches what is not in memory.
 
-use std::io;
-
 use geode_crdt::frame::Checkpoint;
 use geode_crdt::{ActorIndex, FrameBuilder, HybridTime, VersionVector};
 
@@ -14,6 +12,19 @@ pub struct Ticket(pub u64);
 /// A place in the engine's log. Everything committed before a position is durable once [`Engine::durable`] reaches it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(pub u64);
+
+/// Why what was committed is not in the log. The text is one line, as clients get it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlushError {
+    /// The engine holds it in memory and tries again by itself; until then it refuses writes
+    /// ([`Engine::write_refusal`]) and answers reads. Nobody knows yet whether it will be kept: a client that wrote is told
+    /// so. It is said once for what was committed since the flush before.
+    #[error("{0}")]
+    Doubtful(String),
+    /// The engine cannot go on: nothing may be answered any more.
+    #[error("{0}")]
+    Final(String),
+}
 
 /// What a sweep takes of an expired key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +81,17 @@ pub trait Engine {
     /// Moves the tickets completed since the last call to the end of `tickets`.
     fn completed(&mut self, tickets: &mut Vec<Ticket>);
 
-    /// Hands everything committed so far to the kernel and returns its place. An error means that it is not known
-    /// whether the last entries are in the log: nothing may be answered any more.
-    fn flush(&mut self) -> io::Result<Position>;
+    /// Hands everything committed so far to the kernel and returns the place for which answers have to wait.
+    ///
+    /// # Errors
+    /// [`FlushError`]; what was executed since the last call must not be answered as done.
+    fn flush(&mut self) -> Result<Position, FlushError>;
+
+    /// Why nothing can be written now, in one line: what is wrong, where, and what to do. `None` if writes go on. Asked
+    /// before each write.
+    fn write_refusal(&self) -> Option<String> {
+        None
+    }
 
     /// Up to where the log is on disk. With `fsync = always` a reply waits until this reaches its position; in the
     /// other modes an engine answers `Position(u64::MAX)` here.

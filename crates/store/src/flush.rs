@@ -36,7 +36,7 @@ impl<E: Engine> Store<E> {
         reply: &mut R,
     ) -> Outcome<Flow> {
         server::check_flush(arguments)?;
-        self.check_clock()?;
+        self.check_writable()?;
         let flush = Flush { databases, cursor: 0, tickets: Tickets::new() };
         Ok(self.flush(session, flush, reply))
     }

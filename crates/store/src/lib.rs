@@ -31,7 +31,7 @@ pub mod conformance;
 pub mod reference;
 
 pub use commands::server::REDIS_VERSION;
-pub use engine::{Engine, Extent, Position, Ticket};
+pub use engine::{Engine, Extent, FlushError, Position, Ticket};
 pub use once::RECORD_PREFIX;
 pub use reply::Reply;
 pub use session::{Flow, Session};

@@ -100,6 +100,8 @@ impl<E: Engine> Store<E> {
         reply: &mut R,
     ) -> Outcome {
         let attempt = Attempt::parse(session.database, arguments)?;
+        // Memory may hold a record that the log does not take: to answer from it would be a promise.
+        self.check_log()?;
         let (mark, now) = (reply.mark(), self.engine.now());
         let answered = attempt.answer(&mut self.context(now, SYSTEM_DATABASE, reply));
         if answered.is_err() {
@@ -108,7 +110,7 @@ impl<E: Engine> Store<E> {
         if answered? {
             return Ok(());
         }
-        self.check_clock()?;
+        self.check_writable()?;
         let now = self.begin();
         let mut recorded = Recorded::default();
         let outcome = self.step(now, session.database, &mut recorded, |context| attempt.execute(context));

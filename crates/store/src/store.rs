@@ -173,7 +173,7 @@ impl<E: Engine> Store<E> {
         arguments: &[&[u8]],
         reply: &mut R,
     ) -> Outcome {
-        self.check_clock()?;
+        self.check_writable()?;
         let now = self.begin();
         let database = session.database;
         let outcome = self.step(now, database, reply, |context| table::run(function, context, arguments));
@@ -215,13 +215,20 @@ impl<E: Engine> Store<E> {
         outcome
     }
 
-    /// An error if other regions would hold back what is written here, or this one does not know yet what was there before.
-    pub(crate) fn check_clock(&self) -> Outcome {
+    /// An error if the engine takes no writes, other regions would hold back what is written here, or this one does not know
+    /// yet what was there before.
+    pub(crate) fn check_writable(&self) -> Outcome {
+        self.check_log()?;
         match self.engine.clock_ahead_ms() {
             None if self.engine.is_joining() => Err(errors::JOINING.into()),
             None => Ok(()),
             Some(ahead_ms) => Err(errors::clock_ahead(ahead_ms).into()),
         }
+    }
+
+    /// An error if the engine takes no writes.
+    pub(crate) fn check_log(&self) -> Outcome {
+        self.engine.write_refusal().map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
     /// Opens an entry and returns its time.

@@ -72,7 +72,7 @@ impl<E: Engine> Store<E> {
             return Err(errors::TRANSACTION_ABORTED.into());
         }
         if transaction.queue.iter().any(|(command, _)| command.writes()) {
-            self.check_clock()?;
+            self.check_writable()?;
         }
         Ok(self.commit(session, transaction, reply))
     }

@@ -7,26 +7,34 @@
 pub(crate) mod format;
 mod index;
 mod reader;
+mod room;
 mod segments;
 mod sync;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use geode_crdt::{ActorIndex, Actors, Frame, FrameBuilder, frame};
 
+use crate::trouble::Trouble;
 pub(crate) use format::Kind;
 pub(crate) use index::Index;
 pub(crate) use reader::{CHUNK, Reader};
+use room::Room;
 pub(crate) use segments::Segments;
 pub(crate) use sync::{Durability, SyncThread};
 
 /// Bytes handed to the kernel at once: a longer write would keep the data thread in the kernel while it waits for
 /// writeback, and other connections with it.
 const WRITE_CHUNK: usize = 256 << 10;
+
+/// How long the log waits before it asks a disk again that refused.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Where a log is and whose it is.
 #[derive(Clone, Debug)]
@@ -56,16 +64,17 @@ pub(crate) struct Log {
     unsynced: VecDeque<(u64, ActorIndex, u64)>,
     index: Index,
     sync: Arc<Durability>,
-    failed: bool,
+    /// Room behind what is written.
+    room: Room,
+    /// Why the log takes nothing more, and when it tries again.
+    trouble: Option<(Trouble, Instant)>,
     /// A segment was begun since this was last asked.
     rotated: bool,
 }
 
 /// Makes the file of a segment with its header.
 pub(crate) fn create_segment(place: &Place, base: u64) -> io::Result<File> {
-    let mut file = place.segments.create(base)?;
-    file.write_all(&format::header(base, &place.planet, &place.region))?;
-    Ok(file)
+    place.segments.create(base, &format::header(base, &place.planet, &place.region))
 }
 
 impl Log {
@@ -88,8 +97,16 @@ impl Log {
             unsynced: VecDeque::new(),
             index,
             sync,
-            failed: false,
+            room: Room::new(),
+            trouble: None,
             rotated: false,
+        }
+    }
+
+    /// Makes room for the first batch.
+    pub(crate) fn make_room(&mut self) {
+        if let Err(error) = self.prepare() {
+            self.refuse(&error);
         }
     }
 
@@ -174,34 +191,54 @@ impl Log {
         format::finish_record(&mut self.batch, start, position, Kind::Incarnation, self.sync.synced());
     }
 
-    /// Hands the batch to the kernel and returns up to where it reaches. After an error the log takes nothing more:
-    /// what is in memory and what is in the log may differ.
-    pub(crate) fn flush(&mut self) -> io::Result<u64> {
-        if self.failed || self.sync.has_failed() {
-            return Err(io::Error::other("the log failed before; restart this geode when its disk is well"));
-        }
-        if self.batch.is_empty() {
+    /// Hands the batch to the kernel, sees to it that there is room for the next one, and returns up to where the log
+    /// reaches.
+    ///
+    /// # Errors
+    /// The batch is not in the log. It is kept, and a later call that comes when the log tries again
+    /// ([`Self::is_waiting`]) writes it. Until then nothing more may be appended ([`Self::trouble`]).
+    pub(crate) fn flush(&mut self) -> Result<u64, Trouble> {
+        if self.batch.is_empty() && (self.trouble.is_none() || self.is_waiting()) {
             return Ok(self.written);
         }
+        if let Some((trouble, _)) = self.trouble.as_ref().filter(|_| self.is_waiting()) {
+            return Err(trouble.clone());
+        }
+        if self.sync.has_failed() {
+            let error = io::Error::other("an fsync failed");
+            return Err(self.fail(Trouble::lost(&error, self.segments().directory())));
+        }
         if let Err(error) = self.write_batch() {
-            self.failed = true;
-            // What was written of the batch must not stand before the next append; nobody was answered.
-            let _ = self.file.set_len(self.written - self.base);
-            return Err(error);
+            // What was written of the batch must not stand before the next append.
+            self.room.give_back(&self.file, self.written - self.base);
+            return Err(self.refuse(&error));
         }
-        self.written += self.batch.len() as u64;
-        self.batch.clear();
-        // A large batch must not keep its memory for ever.
-        self.batch.shrink_to(4 * WRITE_CHUNK);
-        if self.place.acknowledges {
-            self.unsynced.extend(self.batch_marks.drain(..));
-        }
-        self.batch_marks.clear();
-        self.sync.written(self.written);
-        if self.written - self.base >= self.place.segment_bytes {
-            self.rotate()?;
+        // What is written is written; this is about the next batch.
+        match self.prepare() {
+            Ok(()) => self.trouble = None,
+            Err(error) => drop(self.refuse(&error)),
         }
         Ok(self.written)
+    }
+
+    /// Why nothing may be appended now.
+    pub(crate) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref().map(|(trouble, _)| trouble)
+    }
+
+    /// Whether the log is in trouble and it is not yet time to try again.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|(trouble, retry)| trouble.is_final() || Instant::now() < *retry)
+    }
+
+    /// Takes nothing more for a while because of `error`.
+    pub(crate) fn refuse(&mut self, error: &io::Error) -> Trouble {
+        self.fail(Trouble::of(error, self.segments().directory()))
+    }
+
+    fn fail(&mut self, trouble: Trouble) -> Trouble {
+        self.trouble = Some((trouble.clone(), Instant::now() + RETRY));
+        trouble
     }
 
     /// Whether a segment was begun since the last call: its file is to be recorded as this log's.
@@ -229,14 +266,40 @@ impl Log {
         self.batch_marks.push((self.written + self.batch.len() as u64, actor, last));
     }
 
-    fn write_batch(&self) -> io::Result<()> {
-        let mut file = &*self.file;
-        self.batch.chunks(WRITE_CHUNK).try_for_each(|chunk| file.write_all(chunk))
+    /// Writes the batch where it belongs, also if a part of it stands there from before.
+    fn write_batch(&mut self) -> io::Result<()> {
+        let end = self.written - self.base;
+        self.room.ensure(&self.file, end, self.batch.len() as u64)?;
+        let mut at = end;
+        for chunk in self.batch.chunks(WRITE_CHUNK) {
+            self.file.write_all_at(chunk, at)?;
+            at += chunk.len() as u64;
+        }
+        self.written += self.batch.len() as u64;
+        self.batch.clear();
+        // A large batch must not keep its memory for ever.
+        self.batch.shrink_to(4 * WRITE_CHUNK);
+        if self.place.acknowledges {
+            self.unsynced.extend(self.batch_marks.drain(..));
+        }
+        self.batch_marks.clear();
+        self.sync.written(self.written);
+        Ok(())
+    }
+
+    /// Makes room for the next batch, in the next segment if this one is long enough.
+    fn prepare(&mut self) -> io::Result<()> {
+        if self.written - self.base >= self.place.segment_bytes {
+            self.rotate()?;
+        }
+        self.room.ensure(&self.file, self.written - self.base, room::AHEAD)
     }
 
     fn rotate(&mut self) -> io::Result<()> {
         let base = self.written;
-        let file = create_segment(&self.place, base).inspect_err(|_| self.failed = true)?;
+        let file = create_segment(&self.place, base)?;
+        self.room.give_back(&self.file, base - self.base);
+        self.room = Room::new();
         self.file = Arc::new(file);
         self.base = base;
         self.written = base + self.place.segments.header_length();

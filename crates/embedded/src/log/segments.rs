@@ -1,7 +1,7 @@
 //! The files of a log, in order.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
@@ -58,9 +58,16 @@ impl Segments {
         OpenOptions::new().read(true).write(true).open(self.path(base))
     }
 
-    /// Makes the file of the next segment.
-    pub(crate) fn create(&self, base: u64) -> io::Result<File> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(base))?;
+    /// Makes the file of the next segment, which begins with `header`. What an attempt before may have left in its place
+    /// is no part of the log.
+    pub(crate) fn create(&self, base: u64, header: &[u8]) -> io::Result<File> {
+        let path = self.path(base);
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        if let Err(error) = file.write_all(header) {
+            // An empty file would be found by the next start, which can do with it.
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
         self.bases.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(base);
         Ok(file)
     }

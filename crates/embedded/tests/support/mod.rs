@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use geode_crdt::HybridTime;
 use geode_embedded::{Channel, Config, Connection, Dial, Embedded, EmbeddedHandle, OpenError, Stats, Vector};
 use geode_store::conformance::Recorder;
-use geode_store::{Engine, Flow, Options, Session, Store};
+use geode_store::{Engine, Flow, FlushError, Options, Session, Store};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -351,12 +351,17 @@ impl Local {
 
     /// Runs one command, and flushes as every front end does before it answers.
     pub(crate) fn run(&mut self, command: &str) -> String {
+        self.try_run(command).unwrap()
+    }
+
+    /// The same; or what is said if the log does not take what was executed.
+    pub(crate) fn try_run(&mut self, command: &str) -> Result<String, FlushError> {
         let answer = self.execute(command);
-        let position = self.store.engine.flush().unwrap();
+        let position = self.store.engine.flush()?;
         while self.store.engine.durable() < position {
             std::thread::yield_now();
         }
-        answer
+        Ok(answer)
     }
 
     /// Runs one command and does not flush: nobody may see the answer.
@@ -421,7 +426,13 @@ fn run(engine: Embedded, clock: fn() -> HybridTime, orders: &Receiver<Order>) {
         }
         while store.engine.turn() {}
         store.sweep(16);
-        let position = store.engine.flush().unwrap();
+        let position = match store.engine.flush() {
+            Ok(position) => position,
+            Err(error) => {
+                answers.drain(..).for_each(|(_, answer)| drop(answer.send(error.to_string())));
+                continue;
+            }
+        };
         while store.engine.durable() < position {
             std::thread::yield_now();
         }

@@ -74,6 +74,10 @@ impl StatusReport {
             };
             Some(format!("{region}: its bundle {ends}; renew it with `geode init --renew {region}`"))
         }));
+        wrong.extend(self.regions.iter().filter_map(|view| {
+            let refusal = view.state.as_ref()?.store.as_ref()?.refuses_writes.as_ref()?;
+            Some(format!("{}: {}", view.region, refusal.trim_start_matches("DISK ")))
+        }));
         wrong.extend(self.differing("versions", |state| Some(&state.version)));
         wrong.extend(self.differing("configurations", |state| Some(&state.config_digest)));
         wrong.extend(self.differing("services", |state| state.service_digest.as_ref()));
@@ -195,7 +199,7 @@ mod tests {
             trouble: None,
             draining: false,
             service: Some(ServiceState { healthy: 1, instances: 1, in_flight: 3, load: 0.01 }),
-            store: Some(StoreState { vector, clock_ahead_ms: None }),
+            store: Some(StoreState { vector, clock_ahead_ms: None, refuses_writes: None }),
             bundle_days_left: None,
         };
         RegionView {

@@ -1,6 +1,5 @@
 //! An engine without rows whose log, disk and other regions do as the test says.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
@@ -9,7 +8,7 @@ use geode_crdt::{
     ActorId, ActorIndex, Actors, CellRef, Deadline, Dot, FrameBuilder, HybridTime, KeyName, Kind,
     VersionVector,
 };
-use geode_store::{Engine, KeyView, Loaded, Need, Part, Position, Ticket, View};
+use geode_store::{Engine, FlushError, KeyView, Loaded, Need, Part, Position, Ticket, View};
 
 /// What the test decides and observes.
 #[derive(Debug)]
@@ -22,6 +21,8 @@ pub(crate) struct Controls {
     pub(crate) warm: AtomicBool,
     /// Whether the log cannot be written any more.
     pub(crate) broken: AtomicBool,
+    /// The next flush says that it is not known what becomes of its writes.
+    pub(crate) doubtful: AtomicBool,
     /// How many writes the engine has seen.
     pub(crate) writes: AtomicU64,
     /// How many turns it had.
@@ -35,6 +36,7 @@ impl Default for Controls {
             acknowledged: AtomicUsize::new(0),
             warm: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             turns: AtomicU64::new(0),
         }
@@ -115,9 +117,12 @@ impl Engine for TestEngine {
         }
     }
 
-    fn flush(&mut self) -> io::Result<Position> {
+    fn flush(&mut self) -> Result<Position, FlushError> {
         if self.controls.broken.load(SeqCst) {
-            return Err(io::Error::other("the disk is gone"));
+            return Err(FlushError::Final("the disk is gone".to_owned()));
+        }
+        if self.controls.doubtful.swap(false, SeqCst) {
+            return Err(FlushError::Doubtful("DISK it may or may not happen".to_owned()));
         }
         Ok(Position(self.controls.writes.load(SeqCst)))
     }

@@ -55,6 +55,26 @@ fn nothing_is_answered_when_the_log_cannot_be_written() {
 }
 
 #[test]
+fn every_reply_of_a_batch_that_is_not_in_the_log_is_an_error_and_the_next_is_served() {
+    let running = Running::start();
+    running.controls.durable.store(1, SeqCst);
+    let mut client = running.connect();
+    client.ask("SET a 0", "+OK\r\n");
+    client.send("SET a 1\r\n");
+    wait_until("the write", || running.controls.writes.load(SeqCst) == 2);
+    running.pass_two_batches();
+    // The one before is in the log, and waits for the disk.
+    running.controls.doubtful.store(true, SeqCst);
+    client.send("SET a 2\r\nECHO x\r\nMULTI\r\nECHO y\r\nEXEC\r\n");
+    wait_until("the second batch", || !running.controls.doubtful.load(SeqCst));
+    running.controls.durable.store(u64::MAX, SeqCst);
+    running.handle.wake();
+    let error = "-DISK it may or may not happen\r\n";
+    client.expect(format!("+OK\r\n{}", error.repeat(5)));
+    client.ask("ECHO x", "$1\r\nx\r\n");
+}
+
+#[test]
 fn a_waiting_command_holds_back_only_its_own_connection() {
     let running = Running::start();
     let mut client = running.connect();

@@ -8,7 +8,6 @@
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::Arc;
 
 use geode_crdt::frame::{Checkpoint, EntryRef};
@@ -16,7 +15,7 @@ use geode_crdt::{
     ActorId, ActorIndex, Digest, Frame, FrameBuilder, FrameError, HybridClock, HybridTime, VersionVector,
 };
 
-use crate::engine::{Engine, Extent, Position, Ticket};
+use crate::engine::{Engine, Extent, FlushError, Position, Ticket};
 use crate::random::Random;
 use crate::view::{Need, Part};
 pub use rows::{ReferenceKey, Rows};
@@ -259,7 +258,7 @@ impl Engine for ReferenceEngine {
         tickets.append(&mut self.completed);
     }
 
-    fn flush(&mut self) -> io::Result<Position> {
+    fn flush(&mut self) -> Result<Position, FlushError> {
         Ok(Position(self.last_sequence()))
     }
 

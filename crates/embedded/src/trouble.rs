@@ -1,0 +1,88 @@
+//! Why the log takes nothing now, in the words in which clients and operators hear it.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What keeps the log from taking more. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    kind: Kind,
+    directory: Arc<str>,
+    /// What the system said.
+    error: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// There is no room; other files are as they were.
+    Full,
+    /// The system refuses to write.
+    Failing,
+    /// What was written is lost: only a start from what is left can tell what that is.
+    Lost,
+}
+
+impl Trouble {
+    /// What an error of the log in `directory` means.
+    pub(crate) fn of(error: &io::Error, directory: &Path) -> Self {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let full = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+        Self::new(if full { Kind::Full } else { Kind::Failing }, error, directory)
+    }
+
+    /// The log cannot go on in this process.
+    pub(crate) fn lost(error: &io::Error, directory: &Path) -> Self {
+        Self::new(Kind::Lost, error, directory)
+    }
+
+    fn new(kind: Kind, error: &io::Error, directory: &Path) -> Self {
+        Self { kind, directory: directory.display().to_string().into(), error: error.to_string().into() }
+    }
+
+    /// Whether only another start can help.
+    pub(crate) fn is_final(&self) -> bool {
+        self.kind == Kind::Lost
+    }
+
+    /// Whether there is no room, and nothing else is wrong.
+    pub(crate) fn is_full(&self) -> bool {
+        self.kind == Kind::Full
+    }
+
+    /// What those hear whose write was executed and did not get into the log.
+    pub(crate) fn doubt(&self) -> String {
+        let Self { directory, error, .. } = self;
+        format!(
+            "DISK the log in {directory} did not take this write ({error}): it may or may not happen; read before you \
+             send it again"
+        )
+    }
+}
+
+impl std::error::Error for Trouble {}
+
+/// What those hear whose write is refused.
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, directory, error } = self;
+        match kind {
+            Kind::Full => write!(
+                f,
+                "DISK there is no room for the log in {directory} ({error}): writes are refused and reads go on; free some \
+                 space there, and writes go on by themselves"
+            ),
+            Kind::Failing => write!(
+                f,
+                "DISK the log in {directory} cannot be written ({error}): writes are refused and reads go on; see to that \
+                 disk, and writes go on by themselves once it works"
+            ),
+            Kind::Lost => write!(
+                f,
+                "DISK the log in {directory} lost what was not yet on disk ({error}): this region has to start again, and \
+                 fetches back from its peers what they have"
+            ),
+        }
+    }
+}
