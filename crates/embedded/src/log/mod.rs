@@ -10,6 +10,8 @@ mod reader;
 mod room;
 mod segments;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -268,7 +268,10 @@ impl Client<'_> {
 
     fn not_done(&mut self, replies: &[Value]) {
         // A command that was not even queued makes EXEC do nothing, and so does a region that takes no writes.
-        let refused = replies.iter().any(|reply| matches!(reply, Value::Error(_)));
+        let is_error = |reply: &Value| matches!(reply, Value::Error(_));
+        // What was executed and then not taken by the log.
+        let in_doubt = |reply: &Value| matches!(reply, Value::Error(error) if error.contains("may or may not"));
+        let refused = replies.iter().any(is_error) && !replies.iter().any(in_doubt);
         if let (true, Some(asked)) = (refused, self.asked.last_mut()) {
             asked.outcome = Outcome::Refused;
         }
