@@ -829,6 +829,7 @@ impl Engine for Embedded {
         self.incoming = incoming;
         // At least one frame, so that whoever is far behind gets on however busy the others are.
         while !self.stopped
+            && self.trouble.is_none()
             && let Some(next) = self.shared.inbox().take_bulk()
         {
             if let Incoming::Bulk { bytes: frame, .. } = &next {
@@ -839,6 +840,8 @@ impl Engine for Embedded {
                 break;
             }
         }
+        // While the log takes nothing it waits where it is, and its connection with it.
+        more |= self.trouble.is_none() && self.shared.inbox().has_bulk();
         more |= self.keep_checkpoint();
         if self.stopped || self.config.peers.is_empty() {
             return more;

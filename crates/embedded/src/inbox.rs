@@ -83,13 +83,18 @@ impl Inbox {
         }
     }
 
-    /// Moves up to `limit` things to the end of `batch`, nothing of what came in bulk. Returns whether more are left.
+    /// Moves up to `limit` things to the end of `batch`, nothing of what came in bulk. Returns whether more such are left.
     pub(crate) fn take(&self, limit: usize, batch: &mut VecDeque<Incoming>) -> bool {
         self.woken.store(false, Ordering::Release);
         let mut state = self.lock();
         let count = limit.min(state.queue.len());
         batch.extend(state.queue.drain(..count));
-        !state.queue.is_empty() || !state.bulk.is_empty()
+        !state.queue.is_empty()
+    }
+
+    /// Whether there is something that came in bulk.
+    pub(crate) fn has_bulk(&self) -> bool {
+        !self.lock().bulk.is_empty()
     }
 
     /// The next that came in bulk.

@@ -270,7 +270,8 @@ impl Client<'_> {
         // A command that was not even queued makes EXEC do nothing, and so does a region that takes no writes.
         let is_error = |reply: &Value| matches!(reply, Value::Error(_));
         // What was executed and then not taken by the log.
-        let in_doubt = |reply: &Value| matches!(reply, Value::Error(error) if error.contains("may or may not"));
+        let in_doubt =
+            |reply: &Value| matches!(reply, Value::Error(error) if error.contains("may or may not"));
         let refused = replies.iter().any(is_error) && !replies.iter().any(in_doubt);
         if let (true, Some(asked)) = (refused, self.asked.last_mut()) {
             asked.outcome = Outcome::Refused;
