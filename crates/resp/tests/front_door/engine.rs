@@ -21,7 +21,7 @@ pub(crate) struct Controls {
     pub(crate) warm: AtomicBool,
     /// Whether the log cannot be written any more.
     pub(crate) broken: AtomicBool,
-    /// The next flush says that it is not known what becomes of its writes.
+    /// The next flush that has writes says that it is not known what becomes of them.
     pub(crate) doubtful: AtomicBool,
     /// How many writes the engine has seen.
     pub(crate) writes: AtomicU64,
@@ -52,6 +52,8 @@ pub(crate) struct TestEngine {
     held: VersionVector,
     fetching: Vec<Ticket>,
     next_ticket: u64,
+    /// How many writes the flushes before have seen.
+    flushed: u64,
 }
 
 impl TestEngine {
@@ -67,6 +69,7 @@ impl TestEngine {
             held: VersionVector::default(),
             fetching: Vec::new(),
             next_ticket: 0,
+            flushed: 0,
         }
     }
 }
@@ -121,7 +124,9 @@ impl Engine for TestEngine {
         if self.controls.broken.load(SeqCst) {
             return Err(FlushError::Final("the disk is gone".to_owned()));
         }
-        if self.controls.doubtful.swap(false, SeqCst) {
+        let writes = self.controls.writes.load(SeqCst);
+        let is_news = std::mem::replace(&mut self.flushed, writes) != writes;
+        if is_news && self.controls.doubtful.swap(false, SeqCst) {
             return Err(FlushError::Doubtful("DISK it may or may not happen".to_owned()));
         }
         Ok(Position(self.controls.writes.load(SeqCst)))
