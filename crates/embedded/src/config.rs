@@ -57,6 +57,9 @@ pub struct Config {
     pub retention: u64,
     /// A checkpoint is not made before the log has grown by this many bytes since the last one.
     pub checkpoint_bytes: u64,
+    /// What rows, and the part of the checkpoint that is kept at hand, may take in memory: keys that were not used for long
+    /// are then on disk alone. `None` is no limit.
+    pub memory: Option<u64>,
     /// Reads the wall clock. Whoever drives the engine tells it the same clock.
     pub clock: fn() -> HybridTime,
 }
@@ -71,6 +74,16 @@ impl Config {
     /// What a start replays in well under a second; Redis rewrites its log from the same size on.
     pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 
+    /// What the checkpoint's B-tree may keep in memory without a limit, and the least that it needs.
+    const DISK_CACHE: usize = 32 << 20;
+    const LEAST_DISK_CACHE: u64 = 4 << 20;
+
+    /// What the checkpoint's B-tree may keep in memory: with a limit an eighth of it, which holds the inner nodes above eight
+    /// times as much data as there is memory for.
+    pub(crate) fn disk_cache(&self) -> usize {
+        self.memory.map_or(Self::DISK_CACHE, |memory| (memory / 8).max(Self::LEAST_DISK_CACHE) as usize)
+    }
+
     /// The defaults for a region of a planet: fsync every second.
     pub fn new(data: impl Into<PathBuf>, planet: &str, region: &str, peers: &[&str]) -> Self {
         Self {
@@ -82,6 +95,7 @@ impl Config {
             segment_bytes: Self::SEGMENT_BYTES,
             checkpoint_bytes: Self::CHECKPOINT_BYTES,
             retention: Self::RETENTION,
+            memory: None,
             clock: system_time,
         }
     }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod absence;
 #[cfg(test)]
+mod cold;
+#[cfg(test)]
 mod conformance;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -21,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 
 use crate::checkpoint::{self, Checkpoint as OnDisk, Owner};
+use crate::cold::Cold;
 use crate::config::{Config, FsyncMode};
 use crate::conflict::{ConflictLog, ConflictWriter, Conflicts};
 use crate::delivery::Core;
@@ -71,6 +74,8 @@ pub struct Embedded {
     pub(crate) core: Core,
     pub(crate) replica: Replica,
     on_disk: OnDisk,
+    /// If memory is limited.
+    cold: Option<Cold>,
     identity: Arc<IdentityFile>,
     pub(crate) shared: Arc<Shared>,
     links: BTreeMap<Arc<str>, Arc<Outbox>>,
@@ -146,6 +151,9 @@ impl Embedded {
         let owner = Owner::new(&config.planet, &config.region, opened.rows.table.seed());
         let on_disk = OnDisk::start(owner, opened.checkpoint, surroundings, &config)
             .map_err(OpenError::io(&config.data))?;
+        let inbox = Arc::clone(shared.inbox());
+        let cold = config.memory.map(|memory| Cold::start(memory, &mut opened.rows.table, &on_disk, inbox));
+        let cold = cold.transpose().map_err(OpenError::io(&config.data))?;
         let now = Instant::now();
         let mut engine = Self {
             core: Core {
@@ -156,6 +164,7 @@ impl Embedded {
             },
             replica,
             on_disk,
+            cold,
             identity: opened.identity,
             shared: Arc::clone(&shared),
             links: BTreeMap::new(),
@@ -260,6 +269,11 @@ impl Embedded {
         Stats {
             keys: rows.table.live_keys(),
             memory_bytes: rows.table.memory_bytes(),
+            memory_limit: self.config.memory,
+            cold_keys: rows.table.cold_keys(),
+            fetched_keys: self.cold.as_ref().map_or(0, |cold| cold.stats().fetched),
+            waited_keys: rows.table.waited_loads(),
+            evicted_keys: self.cold.as_ref().map_or(0, |cold| cold.stats().evicted),
             log_bytes: log.bytes(),
             log_tail_bytes: self.tail_bytes(),
             out_of_reach: self.out_of_reach.iter().map(|(peer, _)| peer.to_string()).collect(),
@@ -710,12 +724,18 @@ impl Engine for Embedded {
         Some(sequence)
     }
 
-    /// Never needed: all rows are in memory.
-    fn fetch(&mut self, _need: &Need) -> Ticket {
-        Ticket(0)
+    /// Only needed if memory is limited.
+    fn fetch(&mut self, need: &Need) -> Ticket {
+        self.cold.as_mut().map_or(Ticket(0), |cold| cold.fetch(need, &self.core.rows.table))
     }
 
-    fn completed(&mut self, _tickets: &mut Vec<Ticket>) {}
+    fn load_all(&mut self, limit: u64) -> bool {
+        self.core.rows.table.load_all(limit)
+    }
+
+    fn completed(&mut self, tickets: &mut Vec<Ticket>) {
+        self.cold.iter_mut().for_each(|cold| cold.completed(tickets));
+    }
 
     fn flush(&mut self) -> Result<Position, FlushError> {
         let last = (self.writer(), self.last_sequence());
@@ -794,6 +814,7 @@ impl Engine for Embedded {
     }
 
     fn due(&mut self, extent: Extent, until: HybridTime, limit: usize) -> Vec<(u8, Box<[u8]>)> {
+        self.cold.iter_mut().for_each(|cold| cold.look_for_due(&self.core.rows.table, extent, until));
         self.core.rows.table.due(extent, until, limit)
     }
 
@@ -843,6 +864,10 @@ impl Engine for Embedded {
         // While the log takes nothing it waits where it is, and its connection with it.
         more |= self.trouble.is_none() && self.shared.inbox().has_bulk();
         more |= self.keep_checkpoint();
+        if let Some(cold) = &mut self.cold {
+            let written = self.core.log.written();
+            cold.step(&mut self.core.rows.table, &mut self.on_disk, written, self.first_write.is_none());
+        }
         if self.stopped || self.config.peers.is_empty() {
             return more;
         }

@@ -40,6 +40,16 @@ pub struct Stats {
     pub keys: u64,
     /// Estimate of the bytes that rows take in memory.
     pub memory_bytes: u64,
+    /// What rows may take in memory, if that is limited.
+    pub memory_limit: Option<u64>,
+    /// Keys that are on disk alone.
+    pub cold_keys: u64,
+    /// Keys that were read from the disk because a command asked for them.
+    pub fetched_keys: u64,
+    /// Keys that were read from the disk while everybody waited: for entries of other regions, and at the start.
+    pub waited_keys: u64,
+    /// Keys that left the memory.
+    pub evicted_keys: u64,
     /// Bytes of log on disk.
     pub log_bytes: u64,
     /// Of these, the bytes that a start replays: what stands behind the last checkpoint.

@@ -5,6 +5,7 @@
 //! delivered when is decided by the pure core in `geode_replica`. This crate knows no protocol and no command.
 
 mod checkpoint;
+mod cold;
 mod config;
 mod conflict;
 mod delivery;

@@ -24,6 +24,7 @@ impl Embedded {
     pub(crate) fn remember(&mut self) {
         self.core.rows.facts.clear();
         let mut known = Vec::new();
+        facts::KEYS.iter().for_each(|name| self.core.rows.table.require(key(name)));
         let table = &self.core.rows.table;
         for name in facts::KEYS {
             let Ok(Some(rows)) = table.key(key(name)) else { continue };

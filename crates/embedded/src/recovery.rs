@@ -8,7 +8,9 @@ use std::sync::Arc;
 use geode_crdt::{ActorId, ActorIndex, Digest, Frame, FrameError, HybridTime, VersionVector};
 use geode_store::View;
 
-use crate::checkpoint::{self, CheckpointFile, FileError, Found as FoundCheckpoint, Mark, Stored};
+use crate::checkpoint::{
+    self, CheckpointFile, FileError, Found as FoundCheckpoint, Mark, Owner, SharedFile, Stored,
+};
 use crate::config::{Config, FsyncMode};
 use crate::error::OpenError;
 use crate::floor::{Floor, Found};
@@ -16,7 +18,7 @@ use crate::identity::{Identity, IdentityFile, Lock, SegmentFile};
 use crate::log::format::{self, HeaderError, RECORD};
 use crate::log::{self, Durability, Index, Kind, Log, Place, Segments};
 use crate::rows::Rows;
-use crate::table::Table;
+use crate::table::{Disk, Table};
 
 /// A data directory, opened.
 #[derive(Debug)]
@@ -54,9 +56,15 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
     let clean_stop = identity.as_ref().and_then(|identity| identity.clean_stop).unwrap_or(0);
     let mut known_synced = found.synced.max(clean_stop);
     let mut replay = Replay::new(config, &place)?;
-    let checkpoint = open_checkpoint(config, &place)?.map(|(file, stored, mark, table)| {
+    let checkpoint = open_checkpoint(config, &place)?.map(|(file, stored, mark, mut table)| {
         // Keys may show entries up to there, so the log was forced onto the disk up to there before.
         known_synced = known_synced.max(stored.through);
+        let owner = Owner::new(&config.planet, &config.region, stored.seed);
+        let path = config.data.join(checkpoint::FILE);
+        let file = Arc::new(SharedFile::new(path, owner, config.disk_cache(), Some(file)));
+        if config.memory.is_some() {
+            table.attach(Arc::clone(&file) as Arc<dyn Disk>);
+        }
         let found = FoundCheckpoint {
             file,
             totals: stored.totals,
@@ -86,11 +94,12 @@ fn open_checkpoint(
     if !path.try_exists().map_err(OpenError::io(&path))? {
         return if reaches_back { Ok(None) } else { Err(lost("it is missing".to_owned())) };
     }
-    let read = CheckpointFile::open(&path, planet, region).and_then(|(file, mut stored)| {
-        let Some(mark) = stored.mark.take() else { return Ok(None) };
-        let table = load(&file, &stored)?;
-        Ok(Some((file, stored, mark, table)))
-    });
+    let read =
+        CheckpointFile::open(&path, planet, region, config.disk_cache()).and_then(|(file, mut stored)| {
+            let Some(mark) = stored.mark.take() else { return Ok(None) };
+            let table = load(&file, &stored, &mark, config.memory.is_some())?;
+            Ok(Some((file, stored, mark, table)))
+        });
     match read {
         Ok(Some(found)) => Ok(Some(found)),
         // It was begun and never completed.
@@ -120,13 +129,18 @@ fn open_checkpoint(
     }
 }
 
-/// The table of a checkpoint's keys.
-fn load(file: &CheckpointFile, stored: &Stored) -> Result<Table, FileError> {
+/// The table of a checkpoint's keys: all of them, or, if they may be more than fit in memory, only what must be there.
+fn load(file: &CheckpointFile, stored: &Stored, mark: &Mark, stays_cold: bool) -> Result<Table, FileError> {
     let sums = |sums: &[u64]| sums.try_into().map_err(|_| FileError::Damaged("its totals".to_owned()));
     let digest = Digest::from_sums(sums(&stored.totals.digest)?);
     let mut table = Table::restored(stored.seed, &stored.actors, digest, sums(&stored.totals.live)?);
-    for (owner, canceller, sequence) in stored.mark.iter().flat_map(|mark| &mark.depends) {
+    for (owner, canceller, sequence) in &mark.depends {
         table.depend(ActorIndex(*owner), ActorIndex(*canceller), *sequence);
+    }
+    if stays_cold {
+        table.begin_cold(&stored.totals.keys);
+        file.look(|keys| keys.dead(|hash, key, image| table.take_in_unless_there(hash, key, image)))?;
+        return Ok(table);
     }
     file.each(|changed| {
         let image = changed.image.unwrap_or_default();

@@ -78,6 +78,13 @@ pub trait Engine {
     /// the command is simply run again).
     fn fetch(&mut self, need: &Need) -> Ticket;
 
+    /// Brings all keys into memory now, for a transaction that looks at all of them, and blocks for as long as that takes.
+    /// Returns whether they are there: more than `limit` are not read.
+    fn load_all(&mut self, limit: u64) -> bool {
+        let _ = limit;
+        true
+    }
+
     /// Moves the tickets completed since the last call to the end of `tickets`.
     fn completed(&mut self, tickets: &mut Vec<Ticket>);
 

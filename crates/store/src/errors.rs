@@ -67,6 +67,8 @@ pub(crate) const WATCH: &str = "ERR WATCH is not supported: a transaction here c
 pub(crate) const QUEUE_FULL: &str = "ERR transaction is larger than 64 MiB";
 pub(crate) const FLUSH_TOO_LARGE: &str =
     "ERR a transaction cannot flush more than 1000000 keys; send FLUSHALL or FLUSHDB outside MULTI";
+pub(crate) const TOO_LARGE_FOR_TRANSACTION: &str = "ERR more than 100000 keys are not in memory; a transaction cannot \
+     look at all of them: send KEYS, SCAN, FLUSHALL and FLUSHDB outside MULTI";
 pub(crate) const ENTRY_TOO_LARGE: &str = "ERR this would write more than 768 MiB in one entry; split it";
 pub(crate) const EVICTED: &str =
     "ERR a row was evicted while a transaction ran; this is a defect of the engine";

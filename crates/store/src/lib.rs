@@ -13,6 +13,7 @@ pub mod engine;
 mod errors;
 mod flush;
 mod glob;
+mod listing;
 mod once;
 mod position;
 mod random;

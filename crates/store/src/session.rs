@@ -7,6 +7,7 @@ use crate::arguments::Owned;
 use crate::commands::table::Command;
 use crate::engine::Ticket;
 use crate::flush::Flush;
+use crate::listing::Listing;
 use crate::waiting::{Acknowledgement, Coverage};
 
 /// Whether a command was answered.
@@ -87,4 +88,6 @@ pub(crate) enum Parked {
     Coverage(Coverage),
     /// FLUSHALL or FLUSHDB between two steps.
     Flush(Flush),
+    /// KEYS between two steps.
+    Listing(Listing),
 }

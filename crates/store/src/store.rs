@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use geode_crdt::HybridTime;
+use geode_crdt::{HybridTime, KeyName};
 
 use crate::arguments::Owned;
 use crate::commands::server;
@@ -10,10 +10,11 @@ use crate::commands::table::{self, Access, Action, Command, Control, Function};
 use crate::context::Context;
 use crate::engine::{Engine, Ticket};
 use crate::errors::{self, Outcome, Stop};
+use crate::listing::{self, Listing};
 use crate::random::Random;
 use crate::reply::Reply;
 use crate::session::{Flow, Parked, Session, Tickets};
-use crate::view::Need;
+use crate::view::{Need, Part, View};
 
 /// How many databases SELECT knows, as in Redis by default.
 pub const DATABASES: u8 = 16;
@@ -21,6 +22,9 @@ pub const DATABASES: u8 = 16;
 /// What one entry may hold: above the longest string with its key, and below [`geode_crdt::frame::MAX_FRAME`], beyond
 /// which no peer would accept it.
 const ENTRY_LIMIT: usize = 768 << 20;
+
+/// Rows that are asked for at once; more are asked for when these are there.
+pub(crate) const FETCH_LIMIT: usize = 1024;
 
 /// What to do with writes that depend on a condition (SET NX, SET XX, SETNX) where several regions write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +121,7 @@ impl<E: Engine> Store<E> {
             Some(Parked::Acknowledgement(wanted)) => self.wait(session, wanted, reply),
             Some(Parked::Coverage(wanted)) => self.cover(session, wanted, reply),
             Some(Parked::Flush(flush)) => self.flush(session, flush, reply),
+            Some(Parked::Listing(listing)) => self.list(session, listing, reply),
         }
     }
 
@@ -141,7 +146,10 @@ impl<E: Engine> Store<E> {
                 Flow::Done
             }
             Err(Stop::Need(need)) => {
-                let tickets = self.fetch(&[*need]);
+                if listing::is_listing(command) && matches!(need.part, Part::Keys { .. }) {
+                    return self.list(session, Listing::new(arguments), reply);
+                }
+                let tickets = self.fetch(&self.needs_of(session.database, command, arguments, *need));
                 session.parked = Some(Parked::Command(Owned::copy(arguments), tickets));
                 Flow::Wait { until: None }
             }
@@ -280,6 +288,16 @@ impl<E: Engine> Store<E> {
             Control::Config => server::config(&self.options.parameters, arguments, reply)?,
         }
         Ok(Flow::Done)
+    }
+
+    /// What a command needs first, and with it its other keys that are not there, so that it waits once for all.
+    fn needs_of(&self, database: u8, command: &Command, arguments: &[&[u8]], first: Need) -> Vec<Need> {
+        let view = self.engine.view();
+        let others = command.keys.of(arguments).skip(1).take(FETCH_LIMIT);
+        let others = others.filter_map(|name| view.key(KeyName { database, name }).err().map(|need| *need));
+        let mut needs: Vec<Need> = others.filter(|need| *need != first).collect();
+        needs.push(first);
+        needs
     }
 
     /// Asks the engine for rows.

@@ -4,22 +4,23 @@ use geode_crdt::{KeyName, Kind};
 
 use crate::arguments::{self, Owned};
 use crate::commands::server;
-use crate::commands::table::{Access, Action, Command, Control, Keys};
+use crate::commands::table::{Access, Action, Command, Control, Function, Keys};
 use crate::engine::Engine;
 use crate::errors::{self, Outcome, Stop};
 use crate::reply::Reply;
 use crate::session::{Flow, Parked, Session, Transaction};
-use crate::store::{DATABASES, Store};
+use crate::store::{DATABASES, FETCH_LIMIT, Store};
 use crate::view::{KeyView, Loaded, Need, View};
 
 /// What a transaction may take in memory before EXEC.
 const QUEUE_LIMIT: usize = 64 << 20;
 
-/// Rows that are asked for at once before EXEC; more are asked for when these are there.
-const FETCH_LIMIT: usize = 1024;
-
 /// Keys that FLUSHALL may clear inside one entry.
 const FLUSH_LIMIT: u64 = 1_000_000;
+
+/// Keys that are brought into memory for a transaction that looks at all of them: half a second, in which nobody is
+/// served.
+const LOAD_LIMIT: u64 = 100_000;
 
 /// Keys that are visited before the engine is asked for the next ones.
 const SCAN_STEP: usize = 1024;
@@ -84,6 +85,11 @@ impl<E: Engine> Store<E> {
         transaction: Transaction,
         reply: &mut R,
     ) -> Flow {
+        let scans = transaction.queue.iter().any(|(command, _)| visits_all_keys(command));
+        if scans && !self.engine.load_all(LOAD_LIMIT) {
+            reply.error(errors::TOO_LARGE_FOR_TRANSACTION);
+            return Flow::Done;
+        }
         let missing = self.missing_rows(session.database, &transaction);
         if !missing.is_empty() {
             let tickets = self.fetch(&missing);
@@ -184,7 +190,10 @@ impl<E: Engine> Store<E> {
             };
             let clears =
                 matches!(command.action, Action::Control(Control::FlushAll | Control::FlushDatabase));
-            missing.extend(databases.filter_map(|database| check_database(view, database, clears).err()));
+            let visits = visits_all_keys(command);
+            missing.extend(
+                databases.filter_map(|database| check_database(view, database, visits, clears).err()),
+            );
             let names = command.keys.of(arguments).map(|name| KeyName { database, name });
             missing.extend(names.filter_map(|name| check_key(view, name).err()));
             if missing.len() >= FETCH_LIMIT {
@@ -213,11 +222,24 @@ fn check_cells<'v>(key: impl KeyView<'v>) -> Loaded<()> {
     Ok(())
 }
 
-/// Whether the names of a database, and if they are to be cleared all its keys, are in memory.
-fn check_database<V: View>(view: &V, database: u8, clears: bool) -> Loaded<()> {
+/// Whether a command visits all keys of a database, and does not only count them.
+const fn visits_all_keys(command: &Command) -> bool {
+    matches!(
+        command.action,
+        Action::Control(Control::FlushAll | Control::FlushDatabase)
+            | Action::Run(Function::Keys | Function::Scan)
+    )
+}
+
+/// Whether the number of keys of a database, if they are to be visited their names, and if they are to be cleared all of
+/// them, are in memory.
+fn check_database<V: View>(view: &V, database: u8, visits: bool, clears: bool) -> Loaded<()> {
     let mut missing = Ok(());
     let mut cursor = 0;
     view.key_count(database)?;
+    if !visits {
+        return missing;
+    }
     loop {
         cursor = view.scan(database, cursor, SCAN_STEP, |_, key| {
             if clears && missing.is_ok() {

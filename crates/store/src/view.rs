@@ -25,8 +25,11 @@ pub enum Part {
     Cell(Kind, Box<[u8]>),
     /// All live cells of a kind.
     Cells(Kind),
-    /// The names and summaries of all keys of the database.
-    Keys,
+    /// The names and summaries of the keys of the database: those that a scan visits next from a cursor, or all of them.
+    Keys {
+        /// The cursor of [`View::scan`].
+        from: u64,
+    },
 }
 
 /// The rows of a store as they are now.

@@ -1,28 +1,29 @@
 //! The checkpoint's file: a B-tree of all keys, and beside it what is known of them together.
 
+use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::Bound;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use geode_crdt::image::Summary;
-use geode_crdt::{ActorId, ActorIndex, Actors, digest};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime, KeyName, digest};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::mark::Mark;
 use super::record;
 use super::totals::{Counted, Totals};
-use crate::table::{Changed, Chunk};
+use crate::table::{Changed, Chunk, SEGMENTS, first_hash};
 
 /// The format that this release writes.
 pub(crate) const FORMAT: u64 = 1;
-/// What the B-tree may keep in memory.
-const CACHE_BYTES: usize = 32 << 20;
-
 const KEYS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("keys");
-/// Deadlines of keys: whether it has no data, time (big-endian), the key's name in [`KEYS`].
+/// Deadlines of keys: whether it has no data, time (big-endian), the key's name in [`KEYS`]. Behind them, as [`DEAD`], keys
+/// without data and deadline.
 const DEADLINES: TableDefinition<'_, &[u8], ()> = TableDefinition::new("deadlines");
+const DEAD: u8 = 2;
 /// The dictionary: regions and incarnations by number.
 const ACTORS: TableDefinition<'_, u32, (&str, u64)> = TableDefinition::new("actors");
 /// Where in the log an actor's entries are: actor and sequence, position.
@@ -43,6 +44,17 @@ pub(crate) enum FileError {
     OtherPlanet(String),
     OtherRegion(String),
     Io(io::Error),
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(reason) => f.write_str(reason),
+            Self::NewerFormat(format) => write!(f, "it is of format {format}"),
+            Self::OtherPlanet(owner) | Self::OtherRegion(owner) => write!(f, "it is of {owner}"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
 }
 
 impl FileError {
@@ -118,9 +130,9 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, FileError>) -> Result<T, FileErro
 }
 
 impl CheckpointFile {
-    /// Makes a new file.
-    pub(crate) fn create(path: &Path, owner: &Owner) -> Result<Self, FileError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    /// Makes a new file. Of it and of those that are opened, `cache` bytes are kept in memory.
+    pub(crate) fn create(path: &Path, owner: &Owner, cache: usize) -> Result<Self, FileError> {
+        let database = Database::builder().set_cache_size(cache).create(path)?;
         let file = Self { database, path: path.to_owned() };
         let transaction = file.begin()?;
         let owner = serde_json::to_vec(owner).map_err(|error| FileError::Damaged(error.to_string()))?;
@@ -133,13 +145,23 @@ impl CheckpointFile {
     }
 
     /// Opens a file of this planet and region.
-    pub(crate) fn open(path: &Path, planet: &str, region: &str) -> Result<(Self, Stored), FileError> {
+    pub(crate) fn open(
+        path: &Path,
+        planet: &str,
+        region: &str,
+        cache: usize,
+    ) -> Result<(Self, Stored), FileError> {
         guarded(|| {
-            let database = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
-            let file = Self { database, path: path.to_owned() };
+            let file = Self::reopen(path, cache)?;
             let stored = file.read_stored(planet, region)?;
             Ok((file, stored))
         })
+    }
+
+    /// Opens a file that this process made or opened before.
+    pub(crate) fn reopen(path: &Path, cache: usize) -> Result<Self, FileError> {
+        let database = Database::builder().set_cache_size(cache).open(path)?;
+        Ok(Self { database, path: path.to_owned() })
     }
 
     fn read_stored(&self, planet: &str, region: &str) -> Result<Stored, FileError> {
@@ -199,12 +221,20 @@ impl CheckpointFile {
             for row in transaction.open_table(KEYS)?.iter()? {
                 let (name, value) = row?;
                 let (name, value) = (name.value(), value.value());
-                let wrong = || FileError::damaged("a key's record is not what was written");
-                let (hash, key) = record::read_name(name).ok_or_else(wrong)?;
-                let (_, image) = record::read_record(name, value).ok_or_else(wrong)?;
+                let (hash, key) = record::read_name(name).ok_or_else(wrong_record)?;
+                let (_, image) = record::read_record(name, value).ok_or_else(wrong_record)?;
                 visit(Changed { hash, key, image: Some(image) })?;
             }
             Ok(())
+        })
+    }
+
+    /// Looks at the keys as they are by the last commit.
+    pub(crate) fn look<T>(&self, work: impl FnOnce(&Look) -> Result<T, FileError>) -> Result<T, FileError> {
+        guarded(|| {
+            let transaction = self.database.begin_read()?;
+            let (keys, deadlines) = (transaction.open_table(KEYS)?, transaction.open_table(DEADLINES)?);
+            work(&Look { keys, deadlines })
         })
     }
 
@@ -219,6 +249,97 @@ impl CheckpointFile {
     pub(crate) fn bytes(&self) -> u64 {
         fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
     }
+}
+
+/// The keys as they were by some commit.
+pub(crate) struct Look {
+    keys: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    deadlines: ReadOnlyTable<&'static [u8], ()>,
+}
+
+impl Look {
+    /// One key.
+    pub(crate) fn key(&self, hash: u64, key: KeyName<'_>) -> Result<Option<Box<[u8]>>, FileError> {
+        let mut name = Vec::with_capacity(16 + key.name.len());
+        record::put_name(&mut name, hash, key);
+        self.image(&name)
+    }
+
+    fn image(&self, name: &[u8]) -> Result<Option<Box<[u8]>>, FileError> {
+        let Some(record) = self.keys.get(name)? else { return Ok(None) };
+        let (_, image) = record::read_record(name, record.value()).ok_or_else(wrong_record)?;
+        Ok(Some(image.into()))
+    }
+
+    /// The keys of a segment of the table, in the order of their hashes.
+    pub(crate) fn segment(
+        &self,
+        segment: usize,
+        mut visit: impl FnMut(u64, KeyName<'_>, &[u8]),
+    ) -> Result<(), FileError> {
+        let from = first_hash(segment).to_be_bytes();
+        let rows = if segment + 1 < SEGMENTS {
+            self.keys.range(&from[..]..&first_hash(segment + 1).to_be_bytes()[..])?
+        } else {
+            self.keys.range(&from[..]..)?
+        };
+        for row in rows {
+            let (name, record) = row?;
+            let (name, record) = (name.value(), record.value());
+            let (hash, key) = record::read_name(name).ok_or_else(wrong_record)?;
+            let (_, image) = record::read_record(name, record).ok_or_else(wrong_record)?;
+            visit(hash, key, image);
+        }
+        Ok(())
+    }
+
+    /// The keys without data and deadline, which wait for rows to be dropped.
+    pub(crate) fn dead(&self, mut visit: impl FnMut(u64, KeyName<'_>, &[u8])) -> Result<(), FileError> {
+        for row in self.deadlines.range::<&[u8]>(&[DEAD][..]..)? {
+            let (place, _) = row?;
+            let name = &place.value()[1 + 8..];
+            let (hash, key) = record::read_name(name).ok_or_else(wrong_record)?;
+            if let Some(image) = self.image(name)? {
+                visit(hash, key, &image);
+            }
+        }
+        Ok(())
+    }
+
+    /// Up to `limit` keys whose deadline is below `before`, without data or with, in the order of their deadlines. Returns
+    /// behind which place there may be more.
+    pub(crate) fn due(
+        &self,
+        is_inert: bool,
+        before: HybridTime,
+        after: Option<&[u8]>,
+        limit: usize,
+        mut visit: impl FnMut(u64, KeyName<'_>, &[u8]),
+    ) -> Result<Option<Box<[u8]>>, FileError> {
+        let (mut first, mut end) = (Vec::new(), Vec::new());
+        put_deadline(&mut first, (u8::from(is_inert), 0), &[]);
+        put_deadline(&mut end, (u8::from(is_inert), before.0), &[]);
+        let from = after.map_or(Bound::Included(&first[..]), Bound::Excluded);
+        if after.is_some_and(|after| *after >= end[..]) {
+            return Ok(None);
+        }
+        let mut last = None;
+        let rows = self.deadlines.range::<&[u8]>((from, Bound::Excluded(&end[..])))?;
+        for row in rows.take(limit) {
+            let (place, ()) = row.map(|(place, _)| (place, ()))?;
+            let name = &place.value()[first.len()..];
+            let (hash, key) = record::read_name(name).ok_or_else(wrong_record)?;
+            if let Some(image) = self.image(name)? {
+                visit(hash, key, &image);
+            }
+            last = Some((last.map_or(1, |(count, _)| count + 1), Box::from(place.value())));
+        }
+        Ok(last.filter(|(count, _)| *count == limit).map(|(_, place)| place))
+    }
+}
+
+fn wrong_record() -> FileError {
+    FileError::damaged("a key's record is not what was written")
 }
 
 /// Writes the keys of a chunk.
@@ -253,8 +374,7 @@ pub(crate) fn write_chunk(
             }
             _ => keys.remove(name.as_slice())?.map(|held| read(held.value())),
         };
-        let wrong = || FileError::damaged("a key's record is not what was written");
-        let before = before.map(|before| before.ok_or_else(wrong)).transpose()?;
+        let before = before.map(|before| before.ok_or_else(wrong_record)).transpose()?;
         if let Some((summary, bytes)) = &before {
             totals.subtract(counted, summary, *bytes);
         }
@@ -274,14 +394,17 @@ pub(crate) fn write_chunk(
     Ok(())
 }
 
-/// Whether the key has no data, and its deadline.
-fn due(summary: &Summary) -> Option<(bool, u64)> {
-    Some((!summary.is_live, summary.deadline?.0.0))
+/// How a key stands in [`DEADLINES`]: 0 with data, 1 without, and its deadline; 2 without both.
+fn due(summary: &Summary) -> Option<(u8, u64)> {
+    match summary.deadline {
+        Some(deadline) => Some((u8::from(!summary.is_live), deadline.0.0)),
+        None => (!summary.is_live).then_some((DEAD, 0)),
+    }
 }
 
-fn put_deadline(out: &mut Vec<u8>, (inert, time): (bool, u64), name: &[u8]) {
+fn put_deadline(out: &mut Vec<u8>, (kind, time): (u8, u64), name: &[u8]) {
     out.clear();
-    out.push(u8::from(inert));
+    out.push(kind);
     out.extend_from_slice(&time.to_be_bytes());
     out.extend_from_slice(name);
 }

@@ -13,6 +13,7 @@
 mod file;
 mod mark;
 mod record;
+mod shared;
 mod totals;
 mod writer;
 
@@ -21,12 +22,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use geode_crdt::{Actors, VersionVector};
+use geode_crdt::{ActorId, Actors, VersionVector};
 use geode_store::View;
 
-pub(crate) use file::{CheckpointFile, FORMAT, FileError, Owner, Stored};
+pub(crate) use file::{CheckpointFile, FORMAT, FileError, Look, Owner, Stored};
 pub(crate) use mark::Mark;
+pub(crate) use shared::SharedFile;
 use totals::Totals;
+pub(crate) use writer::Progress;
 use writer::{Batch, Frames, Job, Task, Writer};
 
 use crate::config::Config;
@@ -46,10 +49,13 @@ const CHUNK_PATIENCE: usize = 32 << 10;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Bytes of images that are committed at once: what a commit costs besides is small against writing them.
+const COMMIT_BYTES: u64 = 64 << 20;
+
 /// A checkpoint as it was found at a start.
 #[derive(Debug)]
 pub(crate) struct Found {
-    pub(crate) file: CheckpointFile,
+    pub(crate) file: Arc<SharedFile>,
     pub(crate) totals: Totals,
     pub(crate) actors: Actors,
     /// The position of its mark.
@@ -67,6 +73,9 @@ pub(crate) struct Surroundings {
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     writer: Writer,
+    file: Arc<SharedFile>,
+    /// Memory is wanted that changed keys take.
+    is_pressed: bool,
     stage: Stage,
     /// Number of the last checkpoint that was begun, and of the last batch.
     cycle: u64,
@@ -119,12 +128,21 @@ impl Checkpoint {
         surroundings: Surroundings,
         config: &Config,
     ) -> io::Result<Self> {
-        let path = config.data.join(FILE);
         let (marked, known_actors) =
             found.as_ref().map_or((0, 0), |found| (found.position, found.actors.len()));
-        let opened = found.map(|found| (found.file, found.totals, found.actors));
+        let (file, known) = match found {
+            Some(found) => (found.file, (found.totals, found.actors)),
+            None => {
+                let path = config.data.join(FILE);
+                (Arc::new(SharedFile::new(path, owner, config.disk_cache(), None)), Default::default())
+            }
+        };
+        // What waits for a commit takes memory.
+        let commit_bytes = config.memory.map_or(COMMIT_BYTES, |memory| COMMIT_BYTES.min(memory / 8));
         Ok(Self {
-            writer: Writer::start(path, owner, opened, surroundings)?,
+            writer: Writer::start(Arc::clone(&file), known, commit_bytes as usize, surroundings)?,
+            file,
+            is_pressed: false,
             stage: Stage::Idle,
             cycle: 0,
             batch: 0,
@@ -177,6 +195,21 @@ impl Checkpoint {
         }
     }
 
+    /// The file, for those who read keys from it.
+    pub(crate) fn file(&self) -> &Arc<SharedFile> {
+        &self.file
+    }
+
+    /// How far the writing thread is.
+    pub(crate) fn progress(&self) -> &Arc<Progress> {
+        self.writer.progress()
+    }
+
+    /// Whether memory is wanted that changed keys take: then a checkpoint is due.
+    pub(crate) fn press(&mut self, is_pressed: bool) {
+        self.is_pressed = is_pressed;
+    }
+
     /// Position of the last mark on disk: what stands before it is not needed to start.
     pub(crate) fn marked(&self) -> u64 {
         self.marked
@@ -208,7 +241,8 @@ impl Checkpoint {
             core.log.trimmed_to(self.marked, self.retention).is_none()
                 && core.log.trimmed_to(core.log.written(), self.retention).is_some()
         };
-        (long || core.log.bytes() > self.retention && wanted()) && self.retry_at.is_none_or(|at| now >= at)
+        (long || self.is_pressed || core.log.bytes() > self.retention && wanted())
+            && self.retry_at.is_none_or(|at| now >= at)
     }
 
     /// Removes the oldest segments of a log that is longer than it may be, as far as no start needs them.
@@ -234,8 +268,8 @@ impl Checkpoint {
             );
             self.failures += 1;
             self.stage = Stage::Idle;
-            if let Some(Job::Part(_, Task::Chunk(batch))) = self.pending.take() {
-                self.known_actors -= batch.actors.len();
+            if let Some(Job::Part(_, task)) = self.pending.take() {
+                self.known_actors -= task.actors().len();
             }
             self.removed.clear();
             table.mark_all_dirty();
@@ -245,7 +279,7 @@ impl Checkpoint {
         }
         let committed = progress.committed();
         while let Some((_, removed)) = self.removed.pop_front_if(|(batch, _)| *batch <= committed) {
-            table.forget(removed);
+            table.forget(removed, committed);
         }
         if let Stage::Finishing(position) = self.stage
             && progress.marked() == Some(position)
@@ -269,14 +303,12 @@ impl Checkpoint {
         let number = self.batch + 1;
         let (mut chunk, removed) = (Chunk::default(), &mut self.removed);
         let table = &mut core.rows.table;
-        table.capture(&mut at, &mut chunk, CHUNK_BYTES, CHUNK_PATIENCE, |key| {
+        table.capture(&mut at, (&mut chunk, number), CHUNK_BYTES, CHUNK_PATIENCE, |key| {
             removed.push_back((number, key))
         });
         if !chunk.is_empty() {
             self.batch = number;
-            let actors = table.actors().iter().skip(self.known_actors);
-            let actors: Vec<_> = actors.map(|(_, id)| id.clone()).collect();
-            self.known_actors += actors.len();
+            let actors = new_actors(table, &mut self.known_actors);
             let batch = Batch { chunk, number, through: core.log.written(), actors };
             self.pending = Some(Job::Part(self.cycle, Task::Chunk(batch)));
             self.offer_pending();
@@ -289,10 +321,18 @@ impl Checkpoint {
             let new = frames.into_iter().filter(|(_, _, position)| *position < mark.position).collect();
             let from = core.log.segments().bases().first().copied().unwrap_or(0);
             self.stage = Stage::Finishing(mark.position);
-            self.pending = Some(Job::Part(self.cycle, Task::Finish(mark, Frames { from, new })));
+            let actors = new_actors(&core.rows.table, &mut self.known_actors);
+            self.pending = Some(Job::Part(self.cycle, Task::Finish(mark, Frames { from, new, actors })));
             self.offer_pending();
         }
     }
+}
+
+/// The actors that the writer does not know yet, of which `known` are.
+fn new_actors(table: &Table, known: &mut usize) -> Vec<ActorId> {
+    let actors: Vec<_> = table.actors().iter().skip(*known).map(|(_, id)| id.clone()).collect();
+    *known += actors.len();
+    actors
 }
 
 /// What a replay from here on needs to know. Everything applied is in the log.

@@ -11,15 +11,14 @@ use std::thread::JoinHandle;
 use geode_crdt::{ActorId, Actors};
 use redb::WriteTransaction;
 
-use super::file::{self, CheckpointFile, FileError, Owner};
+use super::file::{self, FileError};
 use super::mark::Mark;
+use super::shared::SharedFile;
 use super::totals::Totals;
 use crate::table::Chunk;
 
 /// Jobs that may wait for the thread: each holds a chunk at most.
 const JOBS: usize = 8;
-/// Bytes of images that are committed at once: what a commit costs besides is small against writing them.
-const COMMIT_BYTES: usize = 64 << 20;
 
 /// A part of a checkpoint.
 #[derive(Debug)]
@@ -30,13 +29,25 @@ pub(crate) enum Task {
     Finish(Box<Mark>, Frames),
 }
 
-/// Where in the log an actor's entries are, as far as a mark changes it.
+impl Task {
+    /// Actors that were met since the task before.
+    pub(crate) fn actors(&self) -> &[ActorId] {
+        match self {
+            Self::Chunk(batch) => &batch.actors,
+            Self::Finish(_, frames) => &frames.actors,
+        }
+    }
+}
+
+/// Where in the log an actor's entries are, and who the actors are, as far as a mark changes it.
 #[derive(Debug)]
 pub(crate) struct Frames {
     /// The log begins here; nothing before it is known any more.
     pub(crate) from: u64,
     /// Actor, first sequence and position of some frames before the mark.
     pub(crate) new: Vec<(u32, u64, u64)>,
+    /// Actors that were met since the last batch: the mark names them, even if no key does.
+    pub(crate) actors: Vec<ActorId>,
 }
 
 /// What the thread is to do. After a failure it does nothing more of the same checkpoint.
@@ -120,11 +131,11 @@ pub(crate) struct Writer {
 
 /// The thread's own state.
 struct Work<S> {
-    path: PathBuf,
-    owner: Owner,
     // Dropped before the file it belongs to.
     open: Option<WriteTransaction>,
-    file: Option<CheckpointFile>,
+    file: Arc<SharedFile>,
+    /// Bytes of images that are committed at once.
+    commit_bytes: usize,
     /// Of what is committed, and of what is written.
     committed: Totals,
     totals: Totals,
@@ -141,23 +152,20 @@ struct Work<S> {
 }
 
 impl Writer {
-    /// Starts the thread on an opened file with its totals, or one that is to be made. `actors` are those of the file.
+    /// Starts the thread on a file with its totals and actors.
     pub(crate) fn start(
-        path: PathBuf,
-        owner: Owner,
-        opened: Option<(CheckpointFile, Totals, Actors)>,
+        file: Arc<SharedFile>,
+        (totals, actors): (Totals, Actors),
+        commit_bytes: usize,
         surroundings: impl Surroundings,
     ) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(JOBS);
         let progress = Arc::new(Progress::default());
-        let (file, totals, actors) =
-            opened.map_or_else(Default::default, |(file, totals, actors)| (Some(file), totals, actors));
         progress.image_bytes.store(totals.bytes, Ordering::Relaxed);
-        progress.file_bytes.store(file.as_ref().map_or(0, CheckpointFile::bytes), Ordering::Relaxed);
+        progress.file_bytes.store(file.bytes(), Ordering::Relaxed);
         let work = Work {
-            path,
-            owner,
             file,
+            commit_bytes,
             committed: totals.clone(),
             totals,
             stored_actors: actors.len(),
@@ -185,7 +193,7 @@ impl Writer {
         }
     }
 
-    pub(crate) fn progress(&self) -> &Progress {
+    pub(crate) fn progress(&self) -> &Arc<Progress> {
         &self.progress
     }
 }
@@ -216,11 +224,9 @@ impl<S: Surroundings> Work<S> {
     }
 
     fn part(&mut self, cycle: u64, task: Task) {
-        if let Task::Chunk(batch) = &task {
-            // Even of a chunk that is passed over: the data thread will not name them again.
-            for id in &batch.actors {
-                self.actors.intern(id);
-            }
+        // Even of a part that is passed over: the data thread will not name them again.
+        for id in task.actors() {
+            self.actors.intern(id);
         }
         if cycle > self.failed_cycle
             && let Err(error) = self.run_task(task)
@@ -242,7 +248,7 @@ impl<S: Surroundings> Work<S> {
                 self.totals = totals;
                 self.open = Some(written?);
                 self.bytes += batch.chunk.bytes();
-                if self.bytes >= COMMIT_BYTES { self.commit(None) } else { Ok(()) }
+                if self.bytes >= self.commit_bytes { self.commit(None) } else { Ok(()) }
             }
             Task::Finish(mark, frames) => {
                 self.through = self.through.max(mark.position);
@@ -258,11 +264,7 @@ impl<S: Surroundings> Work<S> {
         if let Some(open) = self.open.take() {
             return Ok(open);
         }
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => CheckpointFile::create(&self.path, &self.owner)?,
-        };
-        self.file.insert(file).begin()
+        self.file.get()?.begin()
     }
 
     fn commit(&mut self, mark: Option<&Mark>) -> Result<(), FileError> {
@@ -282,7 +284,7 @@ impl<S: Surroundings> Work<S> {
         self.bytes = 0;
         let progress = &self.progress;
         progress.image_bytes.store(self.totals.bytes, Ordering::Relaxed);
-        progress.file_bytes.store(self.file.as_ref().map_or(0, CheckpointFile::bytes), Ordering::Relaxed);
+        progress.file_bytes.store(self.file.bytes(), Ordering::Relaxed);
         progress.committed.store(self.number, Ordering::Release);
         if let Some(mark) = mark {
             progress.marked.store(mark.position + 1, Ordering::Release);
@@ -293,15 +295,11 @@ impl<S: Surroundings> Work<S> {
     /// Goes back to what is committed.
     fn fail(&mut self, error: FileError) {
         // After an error of the disk the library takes nothing more until it is opened again.
-        (self.open, self.file) = (None, None);
+        self.open = None;
+        self.file.close();
         self.totals = self.committed.clone();
         self.bytes = 0;
-        let reason = match error {
-            FileError::Io(error) => error.to_string(),
-            FileError::Damaged(reason) => reason,
-            other => format!("{other:?}"),
-        };
-        *self.progress.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        *self.progress.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
     }
 }
 

@@ -53,9 +53,12 @@ impl Table {
     pub(crate) fn apply(&mut self, op: &Op<'_>, origin: Origin) -> Trace {
         let key = op.key();
         let hash = self.hash(key);
+        if self.segments[segment_of(hash)].cold > 0 {
+            self.load_cold(hash, key);
+        }
         let Self { actors, segments, digest, live_keys, memory_bytes, deadlines, dead, .. } = self;
         let mut books = Books { actors, digest, memory_bytes, key_hash: digest::key_hash(key) };
-        let Segment { entries, dirty, .. } = &mut segments[segment_of(hash)];
+        let Segment { entries, dirty, cold, .. } = &mut segments[segment_of(hash)];
         let same = |entry: &Entry| entry.is(hash, key);
         let place = entries.entry(table_hash(hash), same, |entry| table_hash(entry.hash()));
         let mut entry = match place {
@@ -63,9 +66,7 @@ impl Table {
             hash_table::Entry::Vacant(vacant) => match op {
                 Op::Set { dot, value, .. } if record::fits(key, *dot) => {
                     let row = PutRef { dot: *dot, time: origin.time, value };
-                    let entry = Entry::new(hash, Slot::Packed(books.pack(key, row)));
-                    entry.set_dirty();
-                    vacant.insert(entry);
+                    vacant.insert(Entry::dirty(hash, Slot::Packed(books.pack(key, row))));
                     *dirty += 1;
                     live_keys[usize::from(key.database)] += 1;
                     return Trace::Clean;
@@ -73,7 +74,8 @@ impl Table {
                 Op::Remove { .. } | Op::Cancel { .. } => return Trace::Clean,
                 _ => {
                     *books.memory_bytes += KEY_BYTES + key.name.len() as u64;
-                    vacant.insert(Entry::new(hash, Slot::Full(Box::new(KeyState::new(key)))))
+                    *dirty += 1;
+                    vacant.insert(Entry::dirty(hash, Slot::Full(Box::new(KeyState::new(key)))))
                 }
             },
         };
@@ -101,7 +103,7 @@ impl Table {
             _ => {}
         }
         books.repack(slot);
-        settle(entry, dirty, memory_bytes);
+        settle(entry, dirty, *cold > 0, memory_bytes);
         trace
     }
 
@@ -115,7 +117,8 @@ impl Table {
         for run in self.dead.delivered(writer, changed) {
             let key = KeyName { database: run.database, name: &run.name };
             let hash = self.hash(key);
-            let Segment { entries, dirty, .. } = &mut self.segments[segment_of(hash)];
+            // Of a key that is only on disk nothing is dropped before it is loaded.
+            let Segment { entries, dirty, cold, .. } = &mut self.segments[segment_of(hash)];
             let Ok(mut entry) = entries.find_entry(table_hash(hash), |entry| entry.is(hash, key)) else {
                 continue;
             };
@@ -126,16 +129,21 @@ impl Table {
             });
             if held.is_some_and(|cancel| cancel.upto == run.upto) {
                 drop_dead(state, run.kind, &run.element, writer, &mut self.memory_bytes);
-                settle(entry, dirty, &mut self.memory_bytes);
+                settle(entry, dirty, *cold > 0, &mut self.memory_bytes);
             }
         }
     }
 }
 
-/// Ends a change of an entry's rows. One without rows stays only for as long as the disk may know of the key.
-fn settle(entry: OccupiedEntry<'_, Entry>, dirty: &mut usize, memory_bytes: &mut u64) {
-    if entry.get().slot.is_absent() && !entry.get().is_stored() {
-        *dirty -= usize::from(entry.get().is_dirty());
+/// Ends a change of an entry's rows. One without rows stays for as long as the disk may know of the key, and so does the
+/// knowledge that there are none where others are only on disk.
+fn settle(entry: OccupiedEntry<'_, Entry>, dirty: &mut usize, has_cold: bool, memory_bytes: &mut u64) {
+    let is_forgotten = entry.get().slot.is_absent() && !entry.get().is_stored();
+    if is_forgotten && has_cold {
+        entry.get().set_clean();
+        *dirty -= 1;
+    } else if is_forgotten {
+        *dirty -= 1;
         *memory_bytes -= KEY_BYTES + entry.get().slot.key().name.len() as u64;
         entry.remove();
     } else {

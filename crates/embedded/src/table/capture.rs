@@ -92,11 +92,11 @@ pub(crate) struct Removed(u64);
 
 impl Table {
     /// Hands over the changed keys from `at` on, until the chunk holds about `bytes`, or `patience` entries were looked at.
-    /// They count as stored from now on. `removed` is told of those that are gone.
+    /// They count as stored from now on, by the batch of this number. `removed` is told of those that are gone.
     pub(crate) fn capture(
         &mut self,
         at: &mut Captured,
-        chunk: &mut Chunk,
+        (chunk, batch): (&mut Chunk, u64),
         bytes: usize,
         mut patience: usize,
         mut removed: impl FnMut(Removed),
@@ -121,7 +121,8 @@ impl Table {
                     if entry.slot.is_absent() {
                         removed(Removed(entry.hash()));
                     }
-                    entry.set_stored();
+                    entry.set_clean();
+                    segment.captured = batch;
                     segment.dirty -= 1;
                 }
             }
@@ -129,13 +130,15 @@ impl Table {
         }
     }
 
-    /// Forgets a key that was handed over without rows, now that the disk knows, unless it has come back.
-    pub(crate) fn forget(&mut self, Removed(hash): Removed) {
-        let entries = &mut self.segments[segment_of(hash)].entries;
+    /// Forgets a key that was handed over without rows, now that the disk knows by the commit of batch `committed`, unless
+    /// it has come back.
+    pub(crate) fn forget(&mut self, Removed(hash): Removed, committed: u64) {
+        let Segment { entries, left, .. } = &mut self.segments[segment_of(hash)];
         let gone = |entry: &Entry| entry.hash() == hash && entry.slot.is_absent() && !entry.is_dirty();
         while let Ok(entry) = entries.find_entry(table_hash(hash), gone) {
             self.memory_bytes -= KEY_BYTES + entry.get().slot.key().name.len() as u64;
             entry.remove();
+            *left = committed;
         }
     }
 
@@ -171,9 +174,8 @@ impl Table {
                 Slot::Full(state)
             }
         };
-        let entry = Entry::new(hash, slot);
-        entry.set_stored();
-        let Segment { entries, dirty } = &mut self.segments[segment_of(hash)];
+        let entry = Entry::clean(hash, slot);
+        let Segment { entries, dirty, .. } = &mut self.segments[segment_of(hash)];
         *dirty += usize::from(changed && entry.set_dirty());
         entries.insert_unique(table_hash(hash), entry, |entry| table_hash(entry.hash()));
         Ok(())

@@ -10,8 +10,10 @@ use super::{KeyRef, Rows, record};
 
 /// The rows in memory are not those of the last record that was handed over for the disk.
 const DIRTY: u64 = 1;
-/// A record of the key is on disk, or on its way there.
+/// Of a dirty entry: a record of the key may be on disk, or on its way there.
 const STORED: u64 = 2;
+/// In the same place, of a clean one: it was read since the evicting hand came by. Clean is stored anyway.
+const REFERENCED: u64 = 2;
 /// The low bits of a hash, in whose place the flags stand: an entry takes no byte more for them.
 const FLAGS: u64 = DIRTY | STORED;
 
@@ -26,6 +28,12 @@ pub(super) struct Segment {
     pub(super) entries: HashTable<Entry>,
     /// How many entries are dirty.
     pub(super) dirty: usize,
+    /// How many keys are on disk and not among the entries. While this is 0, what is not here is nowhere.
+    pub(super) cold: u64,
+    /// The last batch for the disk into which one of its keys went.
+    pub(super) captured: u64,
+    /// The last batch that was committed when one of its keys left the memory.
+    pub(super) left: u64,
 }
 
 /// One key. The hash is kept so that growing and scanning touch no other memory.
@@ -39,8 +47,13 @@ pub(super) struct Entry {
 const _: () = assert!(size_of::<Entry>() == 24, "memory is counted by the entry");
 
 impl Entry {
-    /// An entry that is not known on disk.
-    pub(super) const fn new(hash: u64, slot: Slot) -> Self {
+    /// An entry whose rows are new, and that is not known on disk.
+    pub(super) const fn dirty(hash: u64, slot: Slot) -> Self {
+        Self { tagged: Flagged::new(hash | DIRTY), slot }
+    }
+
+    /// An entry whose rows are those on disk.
+    pub(super) const fn clean(hash: u64, slot: Slot) -> Self {
         Self { tagged: Flagged::new(hash), slot }
     }
 
@@ -57,19 +70,37 @@ impl Entry {
     }
 
     pub(super) fn is_stored(&self) -> bool {
-        self.tagged.get() & STORED != 0
+        self.tagged.get() & FLAGS != DIRTY
     }
 
     /// The rows changed. Returns whether they were not dirty before.
     pub(super) fn set_dirty(&self) -> bool {
         let clean = !self.is_dirty();
-        self.tagged.set(self.tagged.get() | DIRTY);
+        if clean {
+            self.tagged.set(self.hash() | DIRTY | STORED);
+        }
         clean
     }
 
     /// The rows are those of the record on disk, or of the one on its way there.
-    pub(super) fn set_stored(&self) {
-        self.tagged.set(self.hash() | STORED);
+    pub(super) fn set_clean(&self) {
+        self.tagged.set(self.hash() | REFERENCED);
+    }
+
+    /// Somebody reads it.
+    pub(super) fn touch(&self) {
+        if self.tagged.get() & FLAGS == 0 {
+            self.tagged.set(self.tagged.get() | REFERENCED);
+        }
+    }
+
+    /// The evicting hand comes by: whether the entry is clean and was not read since it came the last time.
+    pub(super) fn is_passed(&self) -> bool {
+        let flags = self.tagged.get() & FLAGS;
+        if flags == REFERENCED {
+            self.tagged.set(self.hash());
+        }
+        flags == 0
     }
 }
 

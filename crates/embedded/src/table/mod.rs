@@ -7,6 +7,7 @@
 mod apply;
 mod capture;
 mod cell;
+mod cold;
 mod dead;
 mod entry;
 mod key;
@@ -26,6 +27,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub(crate) use apply::{Origin, Trace};
 pub(crate) use capture::{Captured, Changed, Chunk, Removed};
+use cold::Cold;
+pub(crate) use cold::{Disk, Fetched, Found, first_hash};
 use dead::DeadRuns;
 use entry::{Entry, Segment, Slot};
 use key::{Cells, KeyState};
@@ -49,6 +52,7 @@ pub struct Table {
     memory_bytes: u64,
     deadlines: Deadlines,
     dead: DeadRuns,
+    cold: Cold,
 }
 
 /// When keys end, with their hashes in this table. Those without data stand apart: while a region is away they are not
@@ -93,6 +97,7 @@ impl Table {
             memory_bytes: 0,
             deadlines: Deadlines::default(),
             dead: DeadRuns::default(),
+            cold: Cold::default(),
         }
     }
 
@@ -177,13 +182,6 @@ impl Table {
     fn hash(&self, key: KeyName<'_>) -> u64 {
         entry::hash(xxh3_64_with_seed(key.name, self.seed ^ u64::from(key.database)))
     }
-
-    fn find(&self, key: KeyName<'_>) -> Option<&Slot> {
-        let hash = self.hash(key);
-        let segment = &self.segments[segment_of(hash)];
-        let found = segment.entries.find(table_hash(hash), |entry| entry.is(hash, key));
-        found.map(|entry| &entry.slot).filter(|slot| !slot.is_absent())
-    }
 }
 
 pub(crate) fn segment_of(hash: u64) -> usize {
@@ -203,7 +201,16 @@ impl View for Table {
     }
 
     fn key<'v>(&'v self, key: KeyName<'_>) -> Loaded<Option<KeyRef<'v>>> {
-        Ok(self.find(key).map(|slot| slot.as_ref(&self.actors)))
+        let hash = self.hash(key);
+        let segment = &self.segments[segment_of(hash)];
+        match segment.entries.find(table_hash(hash), |entry| entry.is(hash, key)) {
+            Some(entry) => {
+                entry.touch();
+                Ok((!entry.slot.is_absent()).then(|| entry.slot.as_ref(&self.actors)))
+            }
+            None if segment.cold == 0 => Ok(None),
+            None => Err(cold::need(key)),
+        }
     }
 
     /// The cursor is the least hash not visited yet. Hashes do not change when a table grows, so nothing is missed.
@@ -219,7 +226,12 @@ impl View for Table {
         }
         let mut candidates: Vec<&Entry> = Vec::new();
         let (mut left, mut patience) = (count.max(1), count.max(1).saturating_mul(SCAN_PATIENCE));
-        for segment in &self.segments[segment_of(cursor)..] {
+        let first = segment_of(cursor);
+        for (index, segment) in self.segments.iter().enumerate().skip(first) {
+            if segment.cold > 0 {
+                let from = cursor.max(first_hash(index));
+                return if index == first { Err(cold::need_keys(database, from)) } else { Ok(from) };
+            }
             candidates.clear();
             candidates.extend(segment.entries.iter().filter(|entry| entry.hash() >= cursor));
             candidates.sort_unstable_by_key(|entry| entry.hash());

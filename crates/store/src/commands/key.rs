@@ -82,6 +82,19 @@ pub(crate) fn keys<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&[
     Ok(())
 }
 
+/// One step of KEYS where not all names are in memory at once.
+pub(crate) fn list<V: View, R: Reply>(
+    c: &Context<'_, V, R>,
+    arguments: &[&[u8]],
+    cursor: u64,
+    found: &mut Vec<Box<[u8]>>,
+) -> Loaded<u64> {
+    let mut names = Vec::new();
+    let next = c.collect_keys(cursor, STEP, &mut names, |name, _| glob::matches(arguments[1], name))?;
+    found.extend(names.into_iter().map(Box::from));
+    Ok(next)
+}
+
 /// SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]
 pub(crate) fn scan<V: View, R: Reply>(c: &mut Context<'_, V, R>, arguments: &[&[u8]]) -> Outcome {
     let cursor = std::str::from_utf8(arguments[1]).ok().and_then(|text| text.parse().ok());

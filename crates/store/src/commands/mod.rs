@@ -3,7 +3,7 @@
 mod counter;
 mod expiry;
 mod hash;
-mod key;
+pub(crate) mod key;
 mod list;
 pub(crate) mod server;
 mod set;

@@ -232,7 +232,7 @@ impl View for Rows {
         count: usize,
         mut visit: impl FnMut(&'v [u8], ReferenceKey<'v>),
     ) -> Loaded<u64> {
-        self.require(database, b"", Part::Keys)?;
+        self.require(database, b"", Part::Keys { from: 0 })?;
         let keys = self.keys.iter().filter(|(id, _)| id.0 == database);
         let mut keys: Vec<_> = keys.filter(|(id, _)| Self::hash_of(id) >= cursor).collect();
         keys.sort_by_key(|(id, _)| Self::hash_of(id));
@@ -250,7 +250,7 @@ impl View for Rows {
     }
 
     fn key_count(&self, database: u8) -> Loaded<u64> {
-        self.require(database, b"", Part::Keys)?;
+        self.require(database, b"", Part::Keys { from: 0 })?;
         let keys = self.keys.iter().filter(|(id, _)| id.0 == database);
         Ok(keys.filter(|found| self.key_at(*found).shown().is_some()).count() as u64)
     }

@@ -1,0 +1,259 @@
+//! Data larger than memory, against the reference engine: whatever is on disk alone, and however often the region starts
+//! again, commands answer the same.
+
+use std::time::{Duration, Instant};
+
+use geode_crdt::HybridTime;
+use geode_store::conformance::{Recorder, Value};
+use geode_store::reference::ReferenceEngine;
+use geode_store::{Engine, Flow, Options, Session, Store};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use crate::{Config, Embedded};
+
+/// Far beyond what a disk takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+const WALL: HybridTime = HybridTime(1_767_225_600_000_000);
+
+impl Embedded {
+    /// Completes a checkpoint and takes everything out of memory that may leave.
+    pub(super) fn cool(&mut self) {
+        let until = Instant::now() + DEADLINE;
+        self.flush().unwrap();
+        while self.tail_bytes() > 0 || self.core.rows.table.resident_keys().1 > 0 {
+            assert!(Instant::now() < until, "the checkpoint is never completed");
+            self.on_disk.press(self.core.rows.table.resident_keys().1 > 0);
+            self.keep_checkpoint();
+            std::thread::yield_now();
+        }
+        self.on_disk.press(false);
+        let committed = self.on_disk.progress().committed();
+        for _ in 0..2 {
+            self.core.rows.table.evict(committed, 0, usize::MAX);
+        }
+    }
+}
+
+fn execute<E: Engine>(store: &mut Store<E>, session: &mut Session, line: &str) -> Value {
+    let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    store.engine.set_wall(WALL);
+    let mut reply = Recorder::default();
+    let mut flow = store.execute(session, &words, &mut reply);
+    let until = Instant::now() + DEADLINE;
+    while let Flow::Wait { .. } = flow {
+        assert!(Instant::now() < until, "{line} is never answered");
+        store.engine.turn();
+        flow = store.resume(session, &mut reply);
+    }
+    store.engine.flush().unwrap();
+    reply.finish().unwrap()
+}
+
+/// A region with a limit, and what it should be.
+struct Pair {
+    data: TempDir,
+    store: Option<Store<Embedded>>,
+    reference: Store<ReferenceEngine>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Command(String),
+    /// Everything is on disk alone.
+    Cool,
+    /// The engine works between two commands.
+    Turn,
+    /// The process ends, cleanly or not, and starts again, with a limit or without.
+    Restart {
+        is_clean: bool,
+        is_limited: bool,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = || proptest::sample::select(&["a", "b", "c", "d", "e", "f"]);
+    let command = prop_oneof![
+        (key(), 0..3u8).prop_map(|(key, value)| format!("SET {key} {value}")),
+        (key(), 1..9u8).prop_map(|(key, by)| format!("INCRBY {key} {by}")),
+        key().prop_map(|key| format!("DEL {key}")),
+        (key(), key()).prop_map(|(left, right)| format!("DEL {left} {right}")),
+        (key(), key()).prop_map(|(left, right)| format!("MSET {left} 1 {right} 2")),
+        (key(), key()).prop_map(|(from, to)| format!("RENAME {from} {to}")),
+        key().prop_map(|key| format!("SADD {key} m n")),
+        key().prop_map(|key| format!("SREM {key} m")),
+        key().prop_map(|key| format!("HINCRBY {key} f 2")),
+        key().prop_map(|key| format!("HDEL {key} f")),
+        key().prop_map(|key| format!("RPUSH {key} x y")),
+        key().prop_map(|key| format!("LPOP {key}")),
+        key().prop_map(|key| format!("EXPIRE {key} 1000")),
+        key().prop_map(|key| format!("PERSIST {key}")),
+        key().prop_map(|key| format!("TYPE {key}")),
+        key().prop_map(|key| format!("TTL {key}")),
+        key().prop_map(|key| format!("LRANGE {key} 0 -1")),
+        Just("MGET a b c d e f".to_owned()),
+        Just("EXISTS a b c d e f g".to_owned()),
+        Just("KEYS *".to_owned()),
+        Just("DBSIZE".to_owned()),
+        Just("FLUSHALL".to_owned()),
+        Just("MULTI".to_owned()),
+        Just("EXEC".to_owned()),
+        (0..2u8).prop_map(|database| format!("SELECT {database}")),
+    ];
+    prop_oneof![
+        12 => command.prop_map(Step::Command),
+        4 => Just(Step::Cool),
+        2 => Just(Step::Turn),
+        1 => any::<(bool, bool)>().prop_map(|(is_clean, is_limited)| Step::Restart { is_clean, is_limited }),
+    ]
+}
+
+impl Pair {
+    fn new(seed: u64) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let reference = Store::new(ReferenceEngine::new("eu", 1, seed), Options::default());
+        let mut pair = Self { data, store: None, reference };
+        pair.open(true);
+        pair
+    }
+
+    fn open(&mut self, is_limited: bool) {
+        self.store = None;
+        let mut config = Config::new(self.data.path(), "tested", "eu", &[]);
+        (config.checkpoint_bytes, config.segment_bytes) = (0, 2_000);
+        config.memory = is_limited.then_some(1 << 20);
+        let (engine, _) = Embedded::open(config).unwrap();
+        self.store = Some(Store::new(engine, Options::default()));
+    }
+
+    fn store(&mut self) -> &mut Store<Embedded> {
+        self.store.as_mut().unwrap()
+    }
+
+    fn play(&mut self, steps: &[Step]) -> Result<(), TestCaseError> {
+        let mut sessions = [Session::default(), Session::default()];
+        for step in steps {
+            match step {
+                Step::Command(line) => {
+                    let expected = execute(&mut self.reference, &mut sessions[0], line);
+                    let got = execute(self.store(), &mut sessions[1], line);
+                    prop_assert_eq!(got.unordered(), expected.unordered(), "{}", line);
+                }
+                Step::Cool => self.store().engine.cool(),
+                Step::Turn => drop(self.store().engine.turn()),
+                Step::Restart { is_clean, is_limited } => {
+                    let sums = self.store().engine.core.rows.table.digest().clone();
+                    if *is_clean {
+                        self.store().engine.stop().unwrap();
+                    }
+                    self.open(*is_limited);
+                    let table = &self.store().engine.core.rows.table;
+                    prop_assert_eq!(table.digest(), &sums);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn commands_answer_what_the_reference_engine_answers(
+        steps in proptest::collection::vec(step(), 1..80),
+        seed in any::<u64>(),
+    ) {
+        Pair::new(seed).play(&steps)?;
+    }
+}
+
+/// What counters that were deleted wait for is known again after a start.
+#[test]
+fn a_start_knows_what_delivered_entries_depend_on() {
+    let mut pair = Pair::new(1);
+    let rows = &mut pair.store().engine.core.rows;
+    let other = rows.table.actors_mut().intern(&geode_crdt::ActorId::new("us", 7));
+    let own = rows.own;
+    rows.table.depend(other, own, 5);
+    execute(pair.store(), &mut Session::default(), "SET a 1");
+    pair.store().engine.cool();
+    for is_limited in [false, true] {
+        pair.open(is_limited);
+        let depends: Vec<_> = pair.store().engine.core.rows.table.depends().collect();
+        assert_eq!(depends, [(other, own, 5)]);
+    }
+}
+
+/// A mark names actors even where no key is left of all that they wrote.
+#[test]
+fn a_checkpoint_without_a_key_is_started_from() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    execute(pair.store(), &mut session, "SET a 1");
+    execute(pair.store(), &mut session, "DEL a");
+    pair.store().engine.cool();
+    pair.open(false);
+    assert_eq!(execute(pair.store(), &mut session, "DBSIZE"), Value::Integer(0));
+}
+
+/// A start with a limit reads what stands behind the mark, and brings the rest in afterwards.
+#[test]
+fn a_start_with_a_limit_loads_nothing_and_warms_up() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    for number in 0..500 {
+        execute(pair.store(), &mut session, &format!("SET key:{number} {number}"));
+    }
+    pair.store().engine.cool();
+    execute(pair.store(), &mut session, "SET key:3 new");
+    pair.open(true);
+    let engine = &mut pair.store().engine;
+    assert_eq!(engine.core.rows.table.cold_keys(), 499, "only what is in the log's tail was loaded");
+    let until = Instant::now() + DEADLINE;
+    while engine.core.rows.table.cold_keys() > 0 {
+        assert!(Instant::now() < until);
+        engine.turn();
+        std::thread::yield_now();
+    }
+    assert_eq!(engine.core.rows.table.waited_loads(), 1);
+    assert_eq!(execute(pair.store(), &mut session, "GET key:3"), Value::Bulk(b"new".to_vec()));
+    assert_eq!(execute(pair.store(), &mut session, "DBSIZE"), Value::Integer(500));
+}
+
+/// What a scan finds while keys come and go between its calls, and what FLUSHALL leaves of keys that are on disk.
+#[test]
+fn scans_and_flushes_reach_keys_on_disk() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    for number in 0..3000 {
+        execute(pair.store(), &mut session, &format!("SET key:{number} {number}"));
+    }
+    pair.store().engine.cool();
+    assert_eq!(pair.store().engine.core.rows.table.cold_keys(), 3000);
+    let (mut cursor, mut names) = ("0".to_owned(), std::collections::BTreeSet::new());
+    loop {
+        let line = format!("SCAN {cursor} COUNT 100");
+        let Value::Array(parts) = execute(pair.store(), &mut session, &line) else { panic!("not an array") };
+        let [Value::Bulk(next), Value::Array(found)] = &parts[..] else { panic!("not a scan: {parts:?}") };
+        names.extend(found.iter().map(ToString::to_string));
+        cursor = String::from_utf8(next.clone()).unwrap();
+        pair.store().engine.cool();
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(names.len(), 3000);
+    let Value::Array(listed) = execute(pair.store(), &mut session, "KEYS key:1*") else {
+        panic!("not an array")
+    };
+    assert_eq!(listed.len(), 1111);
+    pair.store().engine.cool();
+    execute(pair.store(), &mut session, "FLUSHALL");
+    pair.store().engine.cool();
+    assert_eq!(execute(pair.store(), &mut session, "DBSIZE"), Value::Integer(0));
+    assert_eq!(execute(pair.store(), &mut session, "KEYS *"), Value::Array(Vec::new()));
+    assert_eq!(pair.store().engine.core.rows.table.cold_keys(), 0);
+    pair.open(true);
+    assert_eq!(execute(pair.store(), &mut session, "GET key:7"), Value::Null);
+}
