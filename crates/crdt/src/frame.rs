@@ -120,6 +120,12 @@ pub fn peek(bytes: &[u8]) -> Result<Head<'_>, FrameError> {
     Ok(Head { region, incarnation, first_sequence, last_sequence })
 }
 
+/// Whether `bytes` are one frame, no more and no less, whose checksum is right. What it says is not looked at.
+pub fn is_sound(bytes: &[u8]) -> bool {
+    let is_whole = matches!(claimed_length(bytes), Ok(Some(length)) if length == bytes.len());
+    is_whole && Reader::new(&bytes[5..]).u32() == Ok(crc32fast::hash(&bytes[PREFIX..]))
+}
+
 impl<'a> Frame<'a> {
     /// Checks and opens a frame that stands at the start of `bytes` (more may follow it). Actors in it are interned.
     /// Linear in the frame.

@@ -32,7 +32,7 @@ use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
 use crate::identity::{IdentityFile, Lock};
 use crate::inbox::Incoming;
 use crate::links::{Channel, Links, Peering};
-use crate::log::{Durability, SyncThread};
+use crate::log::{Durability, Event, SyncThread};
 use crate::outbox::{Outbox, Range, Stream};
 use crate::recovery;
 use crate::rows::Rows;
@@ -91,6 +91,8 @@ pub struct Embedded {
     out_of_reach: BTreeSet<(Arc<str>, ActorIndex)>,
     /// The last own entry of which clients were told whether it is in the log: its writer and sequence.
     told: (u64, u64),
+    /// Whether clients that wait for the disk were told that this may take long.
+    told_unproven: bool,
     /// Why nothing is written now, as it was last shown to others.
     trouble: Option<Trouble>,
     /// Frames that came meanwhile.
@@ -135,14 +137,18 @@ impl Embedded {
         let shared = Arc::new(Shared::new(&config, conflict_log));
         let (inbox, identity) = (Arc::clone(shared.inbox()), Arc::clone(&opened.identity));
         let sync = Arc::clone(opened.log.sync());
-        let synced = move |result: &io::Result<()>| {
-            if result.is_err() {
-                distrust(&identity, &sync);
+        let segments = Arc::clone(opened.log.segments());
+        let listen = move |event| {
+            match event {
+                Event::News => {}
+                Event::Failed => distrust(&identity, &sync),
+                Event::Rewritten => return identity.trust(recovery::segment_files(&segments)?),
             }
             inbox.wake();
+            Ok(())
         };
-        let sync_thread =
-            SyncThread::start(Arc::clone(opened.log.sync()), synced).map_err(OpenError::io(&config.data))?;
+        let (sync, segments) = (Arc::clone(opened.log.sync()), Arc::clone(opened.log.segments()));
+        let sync_thread = SyncThread::start(sync, segments, listen).map_err(OpenError::io(&config.data))?;
         let surroundings = checkpoint::Surroundings {
             sync: Arc::clone(opened.log.sync()),
             identity: Arc::clone(&opened.identity),
@@ -177,6 +183,7 @@ impl Embedded {
             published: VersionVector::default(),
             out_of_reach: BTreeSet::new(),
             told: (0, 0),
+            told_unproven: false,
             trouble: None,
             held_frames: VecDeque::new(),
             renewal: None,
@@ -232,7 +239,7 @@ impl Embedded {
         let sync = Arc::clone(self.core.log.sync());
         sync.sync_now().inspect_err(|_| distrust(&self.identity, &sync))?;
         sync.floor().reserve(self.core.rows.clock.last(), end)?;
-        let segments = recovery::segment_files(&self.core.log)?;
+        let segments = recovery::segment_files(self.core.log.segments())?;
         self.identity.record(true, |identity| {
             identity.segments = segments;
             identity.clean_stop = Some(end);
@@ -586,7 +593,7 @@ impl Embedded {
     }
 
     /// Hands everything to the kernel and shows it to others, or shows why that cannot be done.
-    fn hand_over(&mut self) -> Result<u64, Trouble> {
+    pub(crate) fn hand_over(&mut self) -> Result<u64, Trouble> {
         let flushed = self.flush_log();
         if flushed.is_ok() {
             self.publish();
@@ -621,10 +628,16 @@ impl Embedded {
         Ok(position)
     }
 
+    /// With `fsync = always`: what those hear who wait for the disk, if new files could not take the old ones' place at once.
+    fn unproven(&self) -> Option<String> {
+        let trouble = self.trouble.as_ref().filter(|_| self.config.fsync == FsyncMode::Always)?;
+        self.core.log.sync().is_repair_delayed().then(|| trouble.doubt())
+    }
+
     /// Until it is recorded that these are the log's files, a start would take them for others'.
     fn record_segments(&mut self) {
         let durable = self.config.fsync == FsyncMode::Always;
-        let recorded = recovery::segment_files(&self.core.log)
+        let recorded = recovery::segment_files(self.core.log.segments())
             .and_then(|segments| self.identity.record(durable, |identity| identity.segments = segments));
         self.unrecorded = recorded.is_err();
         if let Err(error) = recorded {
@@ -639,8 +652,8 @@ impl Embedded {
             None => tracing::info!("the log takes writes again"),
             Some(trouble) => tracing::error!("{trouble}"),
         }
-        if trouble.as_ref().is_some_and(|trouble| !trouble.is_full()) {
-            // What the system has done with what it was given is not known.
+        if trouble.as_ref().is_some_and(Trouble::is_write_failure) {
+            // What the system has done with what it was given is not known. Of a failed fsync the sync thread has said so.
             distrust(&self.identity, self.core.log.sync());
         }
         self.replica.suspend(trouble.is_some());
@@ -650,7 +663,7 @@ impl Embedded {
 
     /// Tries again what the disk refused.
     fn tend(&mut self) {
-        if self.trouble.is_some() {
+        if self.trouble.is_some() || self.core.log.sync().has_failed() {
             let _ = self.hand_over();
         }
         if self.trouble.is_none() {
@@ -665,7 +678,7 @@ impl Embedded {
 }
 
 /// Records that what was written may be lost, and first the time that it may have had.
-fn distrust(identity: &IdentityFile, sync: &Durability) {
+pub(crate) fn distrust(identity: &IdentityFile, sync: &Durability) {
     if let Err(error) = sync.floor().say_clock(sync.synced()) {
         // Then nothing may prove that the log is whole: the next start goes on above all time that was reserved.
         tracing::error!(%error, "the floor of time cannot be written");
@@ -740,12 +753,23 @@ impl Engine for Embedded {
     fn flush(&mut self) -> Result<Position, FlushError> {
         let last = (self.writer(), self.last_sequence());
         let is_news = std::mem::replace(&mut self.told, last) != last;
-        match self.hand_over() {
-            Ok(position) => Ok(Position(position)),
-            Err(trouble) if trouble.is_final() => Err(FlushError::Final(trouble.to_string())),
-            Err(trouble) if is_news => Err(FlushError::Doubtful(trouble.doubt())),
-            Err(_) => Ok(Position(self.core.log.written())),
+        let handed = self.hand_over();
+        if let Some(lost) = self.trouble.as_ref().filter(|trouble| trouble.is_final()) {
+            return Err(FlushError::Final(lost.to_string()));
         }
+        let unproven = self.unproven();
+        let is_told = std::mem::replace(&mut self.told_unproven, unproven.is_some());
+        match (handed, unproven) {
+            (_, Some(doubt)) if !is_told => Err(FlushError::Unproven(doubt)),
+            // It may take as long as the disk is broken. Whoever reads is not made to wait for that.
+            (_, Some(_)) => Ok(Position(self.core.log.sync().synced())),
+            (Err(trouble), None) if is_news => Err(FlushError::Doubtful(trouble.doubt())),
+            _ => Ok(Position(self.core.log.written())),
+        }
+    }
+
+    fn spill(&mut self) -> bool {
+        self.hand_over().is_ok()
     }
 
     fn write_refusal(&self) -> Option<String> {

@@ -177,6 +177,15 @@ impl IdentityFile {
         }
     }
 
+    /// Records that all that was written is on disk after all, in these files.
+    pub(crate) fn trust(&self, segments: Vec<SegmentFile>) -> io::Result<()> {
+        let mut identity = self.lock();
+        let trusted = Identity { failed: false, segments, ..identity.clone() };
+        trusted.write(&self.data, true)?;
+        *identity = trusted;
+        Ok(())
+    }
+
     /// Takes the proof away altogether.
     pub(crate) fn forget(&self) {
         self.lock().failed = true;

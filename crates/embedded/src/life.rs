@@ -69,7 +69,7 @@ impl Embedded {
         let written = self.may_write() && {
             let facts = self.replica.eviction(region, self.core.rows.table.actors());
             self.write_facts(&facts);
-            self.replica.obstacle_to_evict(region).is_some() && self.flush().is_ok()
+            self.replica.obstacle_to_evict(region).is_some() && self.hand_over().is_ok()
         };
         if written { Ok(()) } else { Err(EvictError::NotWritten) }
     }
@@ -83,7 +83,7 @@ impl Embedded {
         };
         let written = self.may_write() && {
             self.write_facts(&[fact]);
-            self.replica.readmission(region).is_none() && self.flush().is_ok()
+            self.replica.readmission(region).is_none() && self.hand_over().is_ok()
         };
         if written { Ok(()) } else { Err(EvictError::NotWritten) }
     }

@@ -432,6 +432,7 @@ fn finish(
             "the log was damaged at byte {position}, beyond what was safely on disk ({reason}); it was cut there"
         );
     }
+    let is_doubted = incarnation.is_some() && identity.as_ref().is_none_or(|identity| identity.failed);
     let previous = identity.map(|identity| IdentityFile::new(&config.data, identity));
     if let (Err(_), Some(previous)) = (verdict, &previous) {
         // The cut log will look whole. If this start dies after the cut, the next one must know better.
@@ -439,16 +440,24 @@ fn finish(
         floor.say(time, synced).map_err(OpenError::io(&config.data.join("clock")))?;
     }
     let (base, file) = open_last(&place, position).map_err(io_error())?;
-    let file = Arc::new(file);
     let written = position.max(base + place.segments.header_length());
     rows.raise_clock(time);
     floor.observe(rows.clock.last());
     // First the log, then the claim that it is on disk: the claim alone would make a later start refuse it.
-    if let Err(error) = force(&place, &file, synced) {
-        // The next start's fsync may succeed all the same.
-        previous.iter().for_each(IdentityFile::distrust);
-        return Err(io_error()(error));
-    }
+    let forced = if is_doubted {
+        // An fsync of these files may have failed.
+        log::rewrite(&place.segments, synced, written)
+    } else {
+        force(&place, &file, synced).map(|()| file)
+    };
+    let file = match forced {
+        Ok(file) => Arc::new(file),
+        Err(error) => {
+            // The next start's fsync may succeed all the same.
+            previous.iter().for_each(IdentityFile::distrust);
+            return Err(io_error()(error));
+        }
+    };
     floor.say_synced(position).map_err(io_error())?;
     floor.renew(position).map_err(io_error())?;
     let names = File::open(&directory).map_err(io_error())?;
@@ -472,7 +481,7 @@ fn finish(
         }
     };
     let mut identity = Identity::new(config, incarnation);
-    identity.segments = segment_files(&log).map_err(io_error())?;
+    identity.segments = segment_files(log.segments()).map_err(io_error())?;
     identity.write(&config.data, true).map_err(OpenError::io(&config.data))?;
     let identity = Arc::new(IdentityFile::new(&config.data, identity));
     let previous = last.filter(|last| *last != incarnation);
@@ -507,9 +516,8 @@ fn force(place: &Place, last: &File, synced: u64) -> io::Result<()> {
 }
 
 /// What the files of a log are now.
-pub(crate) fn segment_files(log: &Log) -> io::Result<Vec<SegmentFile>> {
-    let bases = log.segments().bases();
-    bases.into_iter().map(|base| SegmentFile::of(base, &log.segments().path(base))).collect()
+pub(crate) fn segment_files(segments: &Segments) -> io::Result<Vec<SegmentFile>> {
+    segments.bases().into_iter().map(|base| SegmentFile::of(base, &segments.path(base))).collect()
 }
 
 /// A new incarnation, or a seed.

@@ -20,6 +20,8 @@ enum Kind {
     Full,
     /// The system refuses to write.
     Failing,
+    /// It could not force onto the disk what it was given, and what was given is not in other files yet.
+    Unsynced,
     /// What was written is lost: only a start from what is left can tell what that is.
     Lost,
 }
@@ -32,12 +34,17 @@ impl Trouble {
         Self::new(if full { Kind::Full } else { Kind::Failing }, error, directory)
     }
 
-    /// The log cannot go on in this process.
-    pub(crate) fn lost(error: &io::Error, directory: &Path) -> Self {
-        Self::new(Kind::Lost, error, directory)
+    /// What a failed fsync means until what it should have written is on disk in new files.
+    pub(crate) fn unsynced(error: &str, directory: &Path) -> Self {
+        Self::new(Kind::Unsynced, &error, directory)
     }
 
-    fn new(kind: Kind, error: &io::Error, directory: &Path) -> Self {
+    /// The log cannot go on in this process.
+    pub(crate) fn lost(error: &str, directory: &Path) -> Self {
+        Self::new(Kind::Lost, &error, directory)
+    }
+
+    fn new(kind: Kind, error: &dyn fmt::Display, directory: &Path) -> Self {
         Self { kind, directory: directory.display().to_string().into(), error: error.to_string().into() }
     }
 
@@ -46,9 +53,9 @@ impl Trouble {
         self.kind == Kind::Lost
     }
 
-    /// Whether there is no room, and nothing else is wrong.
-    pub(crate) fn is_full(&self) -> bool {
-        self.kind == Kind::Full
+    /// Whether the system failed to take what was written, for another reason than room.
+    pub(crate) fn is_write_failure(&self) -> bool {
+        self.kind == Kind::Failing
     }
 
     /// What those hear whose write was executed and did not get into the log.
@@ -77,6 +84,11 @@ impl fmt::Display for Trouble {
                 f,
                 "DISK the log in {directory} cannot be written ({error}): writes are refused and reads go on; see to that \
                  disk, and writes go on by themselves once it works"
+            ),
+            Kind::Unsynced => write!(
+                f,
+                "DISK the log in {directory} could not be forced onto the disk ({error}): writes are refused and reads go \
+                 on while it is written into new files; see to that disk, and writes go on by themselves once that is done"
             ),
             Kind::Lost => write!(
                 f,

@@ -54,6 +54,7 @@ fn every_event_is_said_for_every_mode() {
         "disk full, replication",
         "a write fails (EIO), or the file system is read-only",
         "an fsync fails",
+        "process killed after a failed fsync",
         "volume rolled back, or the directory copied",
         "log damaged where it was on disk",
         "log damaged where it was not known to be on disk",

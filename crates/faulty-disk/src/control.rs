@@ -1,7 +1,8 @@
 //! What the tests and the library tell each other, in files, so that neither links the other.
 //!
 //! The control file holds [`Control`] in [`CONTROL_BYTES`] bytes; the tests write it in one piece, the library reads it at
-//! every call. To the journal the library appends a [`Synced`] of [`SYNCED_BYTES`] bytes after each sync.
+//! every call. To the journal the library appends a [`Synced`] of [`SYNCED_BYTES`] bytes after each sync,
+//! and for each file that is made or emptied.
 //! Integers are little-endian.
 
 /// Names the directory below which files fail.
@@ -96,7 +97,7 @@ impl Control {
     }
 }
 
-/// A file was forced onto the disk, or that failed.
+/// A file was forced onto the disk, or that failed; or it was made or emptied, so that its name of old stands for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Synced {
     /// Which file.
@@ -105,6 +106,8 @@ pub struct Synced {
     pub length: u64,
     /// Whether it failed.
     pub failed: bool,
+    /// Whether it was not a sync: the file begins.
+    pub begins: bool,
 }
 
 impl Synced {
@@ -114,12 +117,13 @@ impl Synced {
         bytes[..8].copy_from_slice(&self.inode.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.length.to_le_bytes());
         bytes[16] = u8::from(self.failed);
+        bytes[17] = u8::from(self.begins);
         bytes
     }
 
     /// What a note says.
     pub fn decode(bytes: &[u8; SYNCED_BYTES]) -> Self {
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
-        Self { inode: word(0), length: word(8), failed: bytes[16] != 0 }
+        Self { inode: word(0), length: word(8), failed: bytes[16] != 0, begins: bytes[17] != 0 }
     }
 }

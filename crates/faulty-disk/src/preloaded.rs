@@ -133,11 +133,14 @@ fn sync(file: c_int, call: c_long) -> c_int {
         // SAFETY: as the original.
         Syncs::Work => unsafe { libc::syscall(call, file) != 0 },
     };
-    let note = Synced { inode, length, failed }.encode();
-    let journal = JOURNAL.load(Ordering::Acquire);
+    note(Synced { inode, length, failed, begins: false });
+    if failed { fail(libc::EIO) as c_int } else { 0 }
+}
+
+fn note(note: Synced) {
+    let (note, journal) = (note.encode(), JOURNAL.load(Ordering::Acquire));
     // SAFETY: the buffer is as long as is said. Appends of so few bytes are whole.
     unsafe { libc::syscall(libc::SYS_write, journal, note.as_ptr(), note.len()) };
-    if failed { fail(libc::EIO) as c_int } else { 0 }
 }
 
 /// As POSIX says.
@@ -198,7 +201,17 @@ pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t)
     // SAFETY: the caller gives a path that ends in a zero.
     let wanted = unsafe { CStr::from_ptr(path) };
     let boot = if wanted == BOOT_ID { variable(control::BOOT) } else { None };
-    system_open(boot.unwrap_or(wanted), flags, mode)
+    let file = system_open(boot.unwrap_or(wanted), flags, mode);
+    if file >= 0
+        && flags & libc::O_CREAT != 0
+        && is_data(file)
+        && let Some((inode, 0)) = inode_and_length(file)
+    {
+        // The journal is open.
+        control();
+        note(Synced { inode, length: 0, failed: false, begins: true });
+    }
+    file
 }
 
 /// As POSIX says.

@@ -76,8 +76,18 @@ impl Output {
     /// Answers every reply that is not sealed with an error instead. Returns how many there were.
     pub(crate) fn fail_unsealed(&mut self, error: &str) -> usize {
         let sealed = self.later.or(self.awaited).map_or(self.released, |(end, _)| end);
-        let replies = write::count_replies(&self.bytes[sealed..]);
-        self.bytes.truncate(sealed);
+        self.fail_from(sealed, error)
+    }
+
+    /// Answers every reply that waits, and what came after, with an error instead. Returns how many there were.
+    pub(crate) fn fail_held(&mut self, error: &str) -> usize {
+        (self.awaited, self.later) = (None, None);
+        self.fail_from(self.released, error)
+    }
+
+    fn fail_from(&mut self, start: usize, error: &str) -> usize {
+        let replies = write::count_replies(&self.bytes[start..]);
+        self.bytes.truncate(start);
         for _ in 0..replies {
             write::put_error(&mut self.bytes, error);
         }

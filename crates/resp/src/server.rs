@@ -153,6 +153,10 @@ impl Server {
             let position = match store.engine.flush() {
                 Ok(position) => position,
                 Err(FlushError::Doubtful(error)) => self.fail_batch(&error),
+                Err(FlushError::Unproven(error)) => {
+                    self.fail_held(&error);
+                    self.fail_batch(&error)
+                }
                 Err(FlushError::Final(error)) => {
                     tracing::error!("{error}; all connections are closed unanswered");
                     return Err(ServerError::Log(error));
@@ -275,6 +279,16 @@ impl Server {
             }
         }
         Position(0)
+    }
+
+    /// Answers everybody who waits for the disk with an error.
+    fn fail_held(&mut self, error: &str) {
+        for slot in &self.held {
+            if let Some(connection) = self.connections.get_mut(*slot).filter(|connection| connection.is_held)
+            {
+                self.counts.errors += connection.output.fail_held(error) as u64;
+            }
+        }
     }
 
     /// Sends what is safe: replies up to this batch wait for `position`, and `durable` is reached.

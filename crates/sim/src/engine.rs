@@ -303,6 +303,10 @@ impl Engine for SimEngine {
         self.flush_log().map(Position).map_err(|error| FlushError::Final(error.to_owned()))
     }
 
+    fn spill(&mut self) -> bool {
+        self.flush_log().is_ok()
+    }
+
     fn durable(&self) -> Position {
         match self.fsync {
             Fsync::Always if !self.core.is(Plant::AnsweredBeforeSync) => Position(self.core.disk.synced),

@@ -21,6 +21,10 @@ pub enum FlushError {
     /// so. It is said once for what was committed since the flush before.
     #[error("{0}")]
     Doubtful(String),
+    /// As [`Self::Doubtful`], and moreover what earlier flushes handed over did not get onto the disk yet: replies that wait
+    /// for [`Engine::durable`] are in doubt too. What comes later waits for it no more.
+    #[error("{0}")]
+    Unproven(String),
     /// The engine cannot go on: nothing may be answered any more.
     #[error("{0}")]
     Final(String),
@@ -93,6 +97,10 @@ pub trait Engine {
     /// # Errors
     /// [`FlushError`]; what was executed since the last call must not be answered as done.
     fn flush(&mut self) -> Result<Position, FlushError>;
+
+    /// Hands what was committed to the kernel early, in the middle of a long command; what came of it the next
+    /// [`Self::flush`] says, also if this failed. Returns whether the command may go on.
+    fn spill(&mut self) -> bool;
 
     /// Why nothing can be written now, in one line: what is wrong, where, and what to do. `None` if writes go on. Asked
     /// before each write.

@@ -34,6 +34,7 @@ use writer::{Batch, Frames, Job, Task, Writer};
 
 use crate::config::Config;
 use crate::delivery::Core;
+use crate::engine;
 use crate::identity::IdentityFile;
 use crate::inbox::Inbox;
 use crate::log::Durability;
@@ -112,7 +113,7 @@ impl writer::Surroundings for Surroundings {
         if self.sync.synced() >= position {
             return Ok(());
         }
-        self.sync.sync_now().inspect_err(|_| self.identity.distrust())
+        self.sync.sync_now().inspect_err(|_| engine::distrust(&self.identity, &self.sync))
     }
 
     fn wake(&self) {

@@ -146,6 +146,22 @@ pub(crate) fn read_record(bytes: &[u8], position: u64) -> Option<Head> {
     sound.then_some(Head { kind: Kind::from_code(head[4])?, length, synced })
 }
 
+/// Whether `segment`, which begins at position `base` with a header of `header_length` bytes, is whole records from end to
+/// end. Linear in its length.
+pub(crate) fn is_whole(segment: &[u8], base: u64, header_length: usize) -> bool {
+    let mut at = header_length;
+    while at < segment.len() {
+        let Some(head) = read_record(&segment[at..], base + at as u64) else { return false };
+        let Some(body) = segment.get(at + RECORD..at + RECORD + head.length) else { return false };
+        // What is short is covered by the record's own checksum.
+        if head.kind != Kind::Incarnation && !frame::is_sound(body) {
+            return false;
+        }
+        at += RECORD + head.length;
+    }
+    at == segment.len()
+}
+
 /// Whether fewer bytes than make a record's head checkable look like the beginning of one.
 pub(crate) fn may_begin_record(bytes: &[u8]) -> bool {
     let marker = bytes.len().min(MARKER.len());

@@ -7,6 +7,7 @@
 pub(crate) mod format;
 mod index;
 mod reader;
+mod rewrite;
 mod room;
 mod segments;
 mod sync;
@@ -27,9 +28,10 @@ use crate::trouble::Trouble;
 pub(crate) use format::Kind;
 pub(crate) use index::Index;
 pub(crate) use reader::{CHUNK, Reader};
+pub(crate) use rewrite::rewrite;
 use room::Room;
 pub(crate) use segments::Segments;
-pub(crate) use sync::{Durability, SyncThread};
+pub(crate) use sync::{Durability, Event, Repair, SyncThread};
 
 /// Bytes handed to the kernel at once: a longer write would keep the data thread in the kernel while it waits for
 /// writeback, and other connections with it.
@@ -200,15 +202,14 @@ impl Log {
     /// The batch is not in the log. It is kept, and a later call that comes when the log tries again
     /// ([`Self::is_waiting`]) writes it. Until then nothing more may be appended ([`Self::trouble`]).
     pub(crate) fn flush(&mut self) -> Result<u64, Trouble> {
+        if self.sync.has_failed() {
+            self.follow_repair();
+        }
         if self.batch.is_empty() && (self.trouble.is_none() || self.is_waiting()) {
             return Ok(self.written);
         }
         if let Some((trouble, _)) = self.trouble.as_ref().filter(|_| self.is_waiting()) {
             return Err(trouble.clone());
-        }
-        if self.sync.has_failed() {
-            let error = io::Error::other("an fsync failed");
-            return Err(self.fail(Trouble::lost(&error, self.segments().directory())));
         }
         if let Err(error) = self.write_batch() {
             // What was written of the batch must not stand before the next append.
@@ -221,6 +222,21 @@ impl Log {
             Err(error) => drop(self.refuse(&error)),
         }
         Ok(self.written)
+    }
+
+    /// After a failed fsync nothing is written until the log can go on in a new file.
+    fn follow_repair(&mut self) {
+        let directory = self.segments().directory();
+        let trouble = match self.sync.repair() {
+            Repair::Done(file) => {
+                (self.file, self.room, self.trouble) = (file, Room::new(), None);
+                return self.make_room();
+            }
+            Repair::Unseen | Repair::Begun => Trouble::unsynced("an fsync failed", directory),
+            Repair::Delayed(error) => Trouble::unsynced(&error, directory),
+            Repair::Lost(error) => Trouble::lost(&error, directory),
+        };
+        self.fail(trouble);
     }
 
     /// Why nothing may be appended now.

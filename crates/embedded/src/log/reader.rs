@@ -16,7 +16,8 @@ pub(crate) const CHUNK: usize = 256 << 10;
 pub(crate) struct Reader {
     segments: Arc<Segments>,
     position: u64,
-    file: Option<(u64, File)>,
+    /// The open segment, and how often files had been replaced when it was opened.
+    file: Option<(u64, u64, File)>,
     buffer: Vec<u8>,
 }
 
@@ -55,10 +56,11 @@ impl Reader {
         };
         self.position = self.position.max(base + self.segments.header_length());
         let end = end.unwrap_or(limit).min(limit);
-        if self.file.as_ref().is_none_or(|(open, _)| *open != base) {
-            self.file = Some((base, File::open(self.segments.path(base))?));
+        let replaced = self.segments.replaced();
+        if self.file.as_ref().is_none_or(|(open, at, _)| (*open, *at) != (base, replaced)) {
+            self.file = Some((base, replaced, File::open(self.segments.path(base))?));
         }
-        let Some((_, file)) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        let Some((_, _, file)) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
         let wanted = end.saturating_sub(self.position);
         let mut length = wanted.min(CHUNK as u64) as usize;
         loop {

@@ -1,5 +1,8 @@
 //! Forces the log onto the disk, on a thread of its own: an fsync takes as long as the disk likes.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,6 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::rewrite::rewrite;
+use super::segments::Segments;
 use crate::config::FsyncMode;
 use crate::floor::Floor;
 
@@ -39,7 +44,35 @@ struct Queue {
     written: u64,
     /// A segment was begun whose name may not be on disk.
     rotated: bool,
+    repair: Repair,
     stop: bool,
+}
+
+/// How it stands with a log of which an fsync failed.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Repair {
+    /// The data thread may not know of it yet, and write.
+    #[default]
+    Unseen,
+    /// The data thread keeps its hands off the files, and new ones are written.
+    Begun,
+    /// They cannot be written yet, for this reason; it is tried again at intervals.
+    Delayed(Arc<str>),
+    /// Everything is on disk, in new files; the data thread may go on in this one.
+    Done(Arc<File>),
+    /// What was written cannot be read back.
+    Lost(Arc<str>),
+}
+
+/// What the sync thread has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// There is news for the data thread.
+    News,
+    /// The log could not be forced onto the disk: what was written since the last time may be lost.
+    Failed,
+    /// The log stands in new files and is on disk after all. It counts only if that can be recorded.
+    Rewritten,
 }
 
 /// What is to be forced onto the disk.
@@ -89,6 +122,12 @@ impl Durability {
         self.synced.load(Ordering::Acquire)
     }
 
+    /// Up to where the log is in the kernel.
+    #[cfg(test)]
+    pub(crate) fn written_up_to(&self) -> u64 {
+        self.lock().written
+    }
+
     /// Whether an fsync failed. The kernel may have dropped what was written, so nothing can be promised any more.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
@@ -106,6 +145,55 @@ impl Durability {
         } else {
             self.shippable.send_replace(position);
         }
+    }
+
+    /// How it stands since an fsync failed. Whoever calls this is the data thread, and does not touch the log's files until
+    /// the repair is done; then it goes on in the file that it is given.
+    pub(crate) fn repair(&self) -> Repair {
+        let mut queue = self.lock();
+        match &queue.repair {
+            Repair::Unseen => {
+                queue.repair = Repair::Begun;
+                self.work.notify_one();
+                Repair::Begun
+            }
+            Repair::Done(_) => {
+                self.failed.store(false, Ordering::Release);
+                std::mem::take(&mut queue.repair)
+            }
+            other => other.clone(),
+        }
+    }
+
+    /// Whether new files were tried and could not be written.
+    pub(crate) fn is_repair_delayed(&self) -> bool {
+        matches!(self.lock().repair, Repair::Delayed(_))
+    }
+
+    /// Writes the log into new files if that is to be done; `record` has the last word.
+    fn rewrite(&self, segments: &Segments, record: impl Fn() -> io::Result<()>) {
+        let end = {
+            let queue = self.lock();
+            if !matches!(queue.repair, Repair::Begun | Repair::Delayed(_)) {
+                return;
+            }
+            queue.written
+        };
+        let rewritten = rewrite(segments, self.synced(), end)
+            .and_then(|file| self.floor.say_synced(end).and_then(|()| record()).map(|()| Arc::new(file)));
+        let mut queue = self.lock();
+        queue.repair = match rewritten {
+            Ok(file) => {
+                tracing::info!("after a failed fsync the log is on disk in new files");
+                (queue.files, queue.rotated) = (vec![Arc::clone(&file)], false);
+                self.advance(end);
+                Repair::Done(file)
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Repair::Lost(error.to_string().into())
+            }
+            Err(error) => Repair::Delayed(error.to_string().into()),
+        };
     }
 
     /// The data thread goes on in another file.
@@ -127,19 +215,22 @@ impl Durability {
         // Said before anybody learns of it: see `floor`.
         let result = self.force(&unsynced).and_then(|()| self.floor.say_synced(position));
         match result {
-            Ok(()) => {
-                self.synced.fetch_max(position, Ordering::AcqRel);
-                if self.mode == FsyncMode::Always {
-                    self.shippable.send_if_modified(|shippable| {
-                        let grows = *shippable < position;
-                        *shippable = position.max(*shippable);
-                        grows
-                    });
-                }
-            }
+            Ok(()) => self.advance(position),
             Err(_) => self.failed.store(true, Ordering::Release),
         }
         result
+    }
+
+    /// Everything up to `position` is on disk.
+    fn advance(&self, position: u64) {
+        self.synced.fetch_max(position, Ordering::AcqRel);
+        if self.mode == FsyncMode::Always {
+            self.shippable.send_if_modified(|shippable| {
+                let grows = *shippable < position;
+                *shippable = position.max(*shippable);
+                grows
+            });
+        }
     }
 
     /// A record is on disk only if its file can be found there too.
@@ -166,7 +257,14 @@ impl Durability {
     fn wait(&self) -> bool {
         let queue = self.lock();
         let idle = |queue: &mut Queue| {
-            !queue.stop && (self.mode != FsyncMode::Always || queue.written <= self.synced())
+            let has_work = match queue.repair {
+                Repair::Unseen => {
+                    self.mode == FsyncMode::Always && queue.written > self.synced() && !self.has_failed()
+                }
+                Repair::Begun => true,
+                Repair::Delayed(_) | Repair::Done(_) | Repair::Lost(_) => false,
+            };
+            !queue.stop && !has_work
         };
         let waited = self.work.wait_timeout_while(queue, INTERVAL, idle);
         !waited.unwrap_or_else(PoisonError::into_inner).0.stop
@@ -182,19 +280,29 @@ impl Durability {
 }
 
 impl SyncThread {
-    /// Starts the thread. `done` is called after each fsync with what came of it; after a failure the thread ends.
+    /// Starts the thread for the log in `segments`. What it does it tells. A file of which an fsync failed is not forced
+    /// again: as soon as the data thread keeps its hands off it, a new one takes its place.
     pub(crate) fn start(
         sync: Arc<Durability>,
-        done: impl Fn(&io::Result<()>) + Send + 'static,
+        segments: Arc<Segments>,
+        tell: impl Fn(Event) -> io::Result<()> + Send + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::clone(&sync);
         let run = move || {
             while shared.wait() {
+                if shared.has_failed() {
+                    shared.rewrite(&segments, || tell(Event::Rewritten));
+                    // It only wakes.
+                    let _ = tell(Event::News);
+                    continue;
+                }
                 if shared.has_work() {
                     let result = shared.sync_now();
-                    done(&result);
-                    if let Err(error) = result {
-                        return tracing::error!(%error, "the log cannot be forced onto the disk");
+                    let event = if result.is_ok() { Event::News } else { Event::Failed };
+                    let told = tell(event);
+                    if let Err(error) = result.and(told) {
+                        tracing::error!(%error, "the log cannot be forced onto the disk");
+                        continue;
                     }
                 } else if let Err(error) = shared.floor.force_synced() {
                     tracing::error!(%error, "what is known of the log cannot be forced onto the disk");
@@ -216,139 +324,6 @@ impl Drop for SyncThread {
         if let Some(thread) = self.thread.take() {
             // It ends after at most one fsync; if it panicked there is nothing more to do.
             let _ = thread.join();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use geode_crdt::HybridTime;
-
-    use super::*;
-
-    /// A file that cannot be forced onto a disk.
-    fn unsyncable() -> File {
-        let null = File::options().write(true).open("/dev/null").unwrap();
-        assert!(null.sync_data().is_err());
-        null
-    }
-
-    fn floor(data: &std::path::Path) -> Floor {
-        Floor::open(&data.join("clock"), crate::config::system_time).unwrap().0
-    }
-
-    #[test]
-    fn a_segment_counts_as_synced_only_when_its_directory_is() {
-        let data = tempfile::tempdir().unwrap();
-        let file = || Arc::new(tempfile::tempfile().unwrap());
-        let sync = Durability::new(FsyncMode::Always, unsyncable(), file(), 0, floor(data.path()));
-        sync.written(10);
-        sync.sync_now().unwrap();
-        assert_eq!(sync.synced(), 10, "no segment was begun");
-        sync.rotated(file());
-        sync.written(20);
-        assert!(sync.sync_now().is_err());
-        assert_eq!((sync.synced(), *sync.shippable().borrow()), (10, 10));
-    }
-
-    #[test]
-    fn after_a_failed_fsync_no_later_one_is_believed() {
-        let data = tempfile::tempdir().unwrap();
-        let directory = File::open(data.path()).unwrap();
-        let failing = Arc::new(unsyncable());
-        let sync = Durability::new(FsyncMode::EverySecond, directory, failing, 0, floor(data.path()));
-        sync.rotated(Arc::new(tempfile::tempfile().unwrap()));
-        sync.written(10);
-        assert!(sync.sync_now().is_err());
-        // The file that failed is out of the queue; the one that is left would succeed.
-        assert!(sync.sync_now().is_err());
-        assert_eq!((sync.synced(), sync.has_failed()), (0, true));
-    }
-
-    #[test]
-    fn the_thread_ends_at_a_failed_fsync_and_says_so() {
-        let data = tempfile::tempdir().unwrap();
-        let directory = File::open(data.path()).unwrap();
-        let failing = Arc::new(unsyncable());
-        let sync = Arc::new(Durability::new(FsyncMode::Always, directory, failing, 0, floor(data.path())));
-        let (said, heard) = std::sync::mpsc::channel();
-        let _thread =
-            SyncThread::start(Arc::clone(&sync), move |done| said.send(done.is_ok()).unwrap()).unwrap();
-        sync.written(10);
-        assert_eq!(heard.iter().collect::<Vec<_>>(), [false], "the sender is gone with the thread");
-    }
-
-    #[test]
-    fn a_failed_fsync_of_an_idle_region_is_known_to_its_next_start() {
-        use crate::{Config, Embedded};
-        let data = tempfile::tempdir().unwrap();
-        let open = || Embedded::open(Config::new(data.path(), "tested", "eu-west-1", &[])).unwrap().0;
-        let actor = |engine: &Embedded| engine.stats().actor;
-        let engine = open();
-        let first = actor(&engine);
-        let sync = Arc::clone(engine.core().log.sync());
-        sync.rotated(Arc::new(unsyncable()));
-        sync.written(sync.synced() + 1);
-        let until = std::time::Instant::now() + Duration::from_secs(60);
-        let identity = || std::fs::read_to_string(data.path().join("identity.json")).unwrap();
-        while !identity().contains("\"failed\": true") {
-            assert!(std::time::Instant::now() < until, "{}", identity());
-            std::thread::yield_now();
-        }
-        drop(engine);
-        let second = open();
-        assert_ne!(actor(&second), first);
-        let second_actor = actor(&second);
-        drop(second);
-        assert_eq!(actor(&open()), second_actor, "one failure, one new incarnation");
-    }
-
-    #[test]
-    fn after_a_failed_fsync_time_goes_on_above_what_may_be_lost() {
-        use crate::{Config, Embedded};
-        use geode_crdt::KeyName;
-        use geode_store::Engine;
-        let data = tempfile::tempdir().unwrap();
-        let open = || Embedded::open(Config::new(data.path(), "tested", "eu-west-1", &[])).unwrap().0;
-        let mut engine = open();
-        let log = data.path().join("log/00000000000000000000.log");
-        let before = std::fs::metadata(&log).unwrap().len();
-        engine.core().log.sync().rotated(Arc::new(unsyncable()));
-        engine.set_wall(HybridTime(crate::config::system_time().0 + 3_000_000));
-        let time = engine.begin();
-        engine.parts().1.set(KeyName { database: 0, name: b"k" }, b"v", []);
-        engine.end();
-        engine.flush().unwrap();
-        let until = std::time::Instant::now() + Duration::from_secs(60);
-        while !std::fs::read_to_string(data.path().join("identity.json"))
-            .unwrap()
-            .contains("\"failed\": true")
-        {
-            assert!(std::time::Instant::now() < until);
-            std::thread::yield_now();
-        }
-        drop(engine);
-        File::options().write(true).open(log).unwrap().set_len(before).unwrap();
-        let mut engine = open();
-        engine.set_wall(HybridTime(1));
-        assert!(engine.begin() > time);
-    }
-
-    #[test]
-    fn time_is_reserved_ahead_of_the_wall_clock_while_nothing_is_written() {
-        use crate::{Config, Embedded};
-        static SHIFT_US: AtomicU64 = AtomicU64::new(0);
-        fn clock() -> HybridTime {
-            HybridTime(crate::config::system_time().0 + SHIFT_US.load(Ordering::Relaxed))
-        }
-        let data = tempfile::tempdir().unwrap();
-        let config = Config { clock, ..Config::new(data.path(), "tested", "eu-west-1", &[]) };
-        let engine = Embedded::open(config).unwrap().0;
-        SHIFT_US.store(60_000_000, Ordering::Relaxed);
-        let until = std::time::Instant::now() + Duration::from_secs(60);
-        while engine.core().log.sync().floor().reserved() < clock() {
-            assert!(std::time::Instant::now() < until, "the first write would have to wait for the disk");
-            std::thread::yield_now();
         }
     }
 }

@@ -147,7 +147,7 @@ impl Disk {
         let mut journal = OpenOptions::new().append(true).open(&self.journal)?;
         for file in files(&data)?.into_iter().chain(files(&data.join("log"))?) {
             let metadata = fs::metadata(&file)?;
-            let note = Synced { inode: metadata.ino(), length: metadata.len(), failed: false };
+            let note = Synced { inode: metadata.ino(), length: metadata.len(), failed: false, begins: false };
             journal.write_all(&note.encode())?;
         }
         self.reboot()?;
@@ -158,7 +158,10 @@ impl Disk {
     fn durable(&self) -> io::Result<BTreeMap<u64, Durable>> {
         let mut durable: BTreeMap<u64, Durable> = BTreeMap::new();
         for note in fs::read(&self.journal)?.as_chunks::<SYNCED_BYTES>().0 {
-            let Synced { inode, length, failed } = Synced::decode(note);
+            let Synced { inode, length, failed, begins } = Synced::decode(note);
+            if begins {
+                durable.remove(&inode);
+            }
             let file = durable.entry(inode).or_default();
             if failed && length > file.length {
                 file.doomed.push((file.length, length));

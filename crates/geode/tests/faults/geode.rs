@@ -26,6 +26,8 @@ pub(crate) struct Geode {
     pub(crate) addresses: Addresses,
     pub(crate) disk: Disk,
     child: Option<Child>,
+    /// Where in the log the last process began.
+    began_at: u64,
 }
 
 /// Where a region listens. Every run has addresses of its own, so that ports need not be sought.
@@ -80,7 +82,7 @@ pub(crate) fn geodes(directory: &Path, plan: &Plan, relay: &Relay) -> Vec<Geode>
         for other in (0..all.len()).filter(|other| *other != region) {
             relay.join(region, other, all[region].to(other), all[other].link());
         }
-        Geode { name: NAMES[region], directory, addresses: all[region], disk, child: None }
+        Geode { name: NAMES[region], directory, addresses: all[region], disk, child: None, began_at: 0 }
     };
     (0..NAMES.len()).map(one).collect()
 }
@@ -104,6 +106,7 @@ fn planet_toml(region: usize, fsync: &str, all: &[Addresses], disk: &Disk) -> St
 impl Geode {
     pub(crate) fn start(&mut self) {
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
+        self.began_at = log.metadata().unwrap().len();
         let mut command = self.disk.command(GEODE);
         command.args(["run", "--region", self.name, "--config"]).arg(self.directory.join("planet.toml"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -113,6 +116,12 @@ impl Geode {
     /// What the region's processes said.
     pub(crate) fn log(&self) -> PathBuf {
         self.directory.join("log")
+    }
+
+    /// Whether the last process came as far as to serve.
+    pub(crate) fn was_ready(&self) -> bool {
+        let said = std::fs::read(self.log()).unwrap();
+        String::from_utf8_lossy(&said[self.began_at as usize..]).contains(" ready")
     }
 
     pub(crate) fn is_running(&self) -> bool {

@@ -24,6 +24,7 @@ mod volume;
 
 use std::ops::RangeInclusive;
 
+use control::Writes;
 use geode_sim::Tail;
 use plan::{Fault, Kind, Plan};
 
@@ -79,6 +80,39 @@ fn a_crash_takes_what_was_not_synced_and_nothing_else() {
     let lost = holds(&plan("never")).lost;
     assert!(lost > 10, "all that was written for two seconds is lost, not {lost} writes");
     assert_eq!(holds(&plan("always")).lost, 0);
+}
+
+#[test]
+fn a_region_survives_fsyncs_and_writes_that_fail_and_loses_nothing() {
+    let at = |at_ms, kind| Fault { at_ms, kind };
+    let syncs = |region, at_ms, for_ms| at(at_ms, Kind::Syncs { region, for_ms });
+    let writes =
+        |region, at_ms, writes| at(at_ms, Kind::Writes { region, writes, room: 2_000, for_ms: 1_200 });
+    let plan = Plan { fsync: vec!["everysec", "always", "never"], ..Plan::of(1) };
+    let faults = vec![
+        syncs(0, 400, 1_100),
+        // Shorter than what a retry waits for, and longer.
+        syncs(1, 600, 30),
+        syncs(1, 1_500, 1_400),
+        writes(2, 700, Writes::Error),
+        writes(0, 2_400, Writes::ReadOnly),
+        writes(1, 3_400, Writes::Error),
+    ];
+    let counts = holds(&Plan { faults, ..plan });
+    assert_eq!(counts.lost, 0);
+}
+
+#[test]
+fn what_failed_to_be_synced_survives_a_crash_once_it_is_answered() {
+    let (region, tail) = (1, Tail::Lost);
+    let at = |at_ms, kind| Fault { at_ms, kind };
+    let faults = vec![
+        at(400, Kind::Partition { region, silent: true, for_ms: 2_600 }),
+        at(900, Kind::Syncs { region, for_ms: 300 }),
+        at(2_700, Kind::Crash { region, tail, down_ms: 100 }),
+    ];
+    let plan = Plan { fsync: vec!["always"; 3], faults, length_ms: 3_600, ..Plan::of(1) };
+    assert_eq!(holds(&plan).lost, 0);
 }
 
 #[test]

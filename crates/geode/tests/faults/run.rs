@@ -28,7 +28,7 @@ use crate::relay::Relay;
 const DEADLINE: Duration = Duration::from_secs(90);
 /// When a process that ended by itself is started again, as a supervisor does.
 const RESTART_MS: u64 = 300;
-/// How long after a disk was bad a process may still end of it.
+/// How long after a disk was bad a process may still not come to serve because of it.
 const AFTERMATH: Duration = Duration::from_secs(5);
 /// How often the driver looks at the processes.
 const LOOK: Duration = Duration::from_millis(10);
@@ -337,15 +337,15 @@ impl Run<'_> {
         }
     }
 
-    /// Starts again what ended by itself because of its disk; anything else must not end.
+    /// Starts again what could not start because of its disk; anything else must not end.
     fn look_after_processes(&mut self) {
         for (region, name) in NAMES.iter().enumerate() {
             if self.geodes[region].disk.is_bad() {
                 self.bad[region] = Some(Instant::now());
             }
             let Some(status) = self.geodes[region].ended() else { continue };
-            let excused = self.bad[region].is_some_and(|bad| bad.elapsed() < AFTERMATH);
-            if !excused {
+            let was_bad = self.bad[region].is_some_and(|bad| bad.elapsed() < AFTERMATH);
+            if !was_bad || self.geodes[region].was_ready() {
                 let log = self.geodes[region].log();
                 let message = format!("{name} ended with {status}; see {}", log.display());
                 self.trouble.get_or_insert_with(|| violation("processes", message));

@@ -23,6 +23,8 @@ pub(crate) struct Controls {
     pub(crate) broken: AtomicBool,
     /// The next flush that has writes says that it is not known what becomes of them.
     pub(crate) doubtful: AtomicBool,
+    /// And neither of what waits for the disk.
+    pub(crate) unproven: AtomicBool,
     /// How many writes the engine has seen.
     pub(crate) writes: AtomicU64,
     /// How many turns it had.
@@ -37,6 +39,7 @@ impl Default for Controls {
             warm: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
             writes: AtomicU64::new(0),
             turns: AtomicU64::new(0),
         }
@@ -120,6 +123,10 @@ impl Engine for TestEngine {
         }
     }
 
+    fn spill(&mut self) -> bool {
+        self.flush().is_ok()
+    }
+
     fn flush(&mut self) -> Result<Position, FlushError> {
         if self.controls.broken.load(SeqCst) {
             return Err(FlushError::Final("the disk is gone".to_owned()));
@@ -128,6 +135,9 @@ impl Engine for TestEngine {
         let is_news = std::mem::replace(&mut self.flushed, writes) != writes;
         if is_news && self.controls.doubtful.swap(false, SeqCst) {
             return Err(FlushError::Doubtful("DISK it may or may not happen".to_owned()));
+        }
+        if self.controls.unproven.swap(false, SeqCst) {
+            return Err(FlushError::Unproven("DISK it may or may not happen".to_owned()));
         }
         Ok(Position(self.controls.writes.load(SeqCst)))
     }

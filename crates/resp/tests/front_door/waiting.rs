@@ -75,6 +75,30 @@ fn every_reply_of_a_batch_that_is_not_in_the_log_is_an_error_and_the_next_is_ser
 }
 
 #[test]
+fn whoever_waits_for_a_disk_that_fails_gets_an_error_and_the_next_is_served() {
+    let running = Running::start();
+    running.controls.durable.store(1, SeqCst);
+    let (mut first, mut second) = (running.connect(), running.connect());
+    first.ask("SET a 0", "+OK\r\n");
+    first.send("SET a 1\r\nECHO x\r\n");
+    wait_until("the write", || running.controls.writes.load(SeqCst) == 2);
+    second.send("SET a 2\r\n");
+    wait_until("the write", || running.controls.writes.load(SeqCst) == 3);
+    running.pass_two_batches();
+    running.controls.unproven.store(true, SeqCst);
+    running.handle.wake();
+    let error = "-DISK it may or may not happen\r\n";
+    first.expect(error.repeat(2));
+    second.expect(error);
+    // The disk is as slow as before, and works.
+    first.send("SET a 3\r\n");
+    wait_until("the write", || running.controls.writes.load(SeqCst) == 4);
+    running.controls.durable.store(u64::MAX, SeqCst);
+    running.handle.wake();
+    first.expect("+OK\r\n");
+}
+
+#[test]
 fn a_waiting_command_holds_back_only_its_own_connection() {
     let running = Running::start();
     let mut client = running.connect();

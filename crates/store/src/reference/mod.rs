@@ -258,6 +258,10 @@ impl Engine for ReferenceEngine {
         tickets.append(&mut self.completed);
     }
 
+    fn spill(&mut self) -> bool {
+        self.flush().is_ok()
+    }
+
     fn flush(&mut self) -> Result<Position, FlushError> {
         Ok(Position(self.last_sequence()))
     }
