@@ -5,12 +5,14 @@
 mod support;
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use geode_embedded::{Config, FsyncMode};
-use geode_store::{Engine, FlushError};
+use geode_store::conformance::Recorder;
+use geode_store::{Engine, Flow, FlushError, Session};
 use support::{DEADLINE, Local, Network, Node, PLANET, assert_equal, eventually};
 
 const REGION: &str = "eu-west-1";
@@ -46,6 +48,14 @@ impl Disk {
 
     fn ballast(&self) -> std::path::PathBuf {
         self.path().join("ballast")
+    }
+
+    /// Takes all room that is left.
+    fn fill(&self) {
+        let mut ballast = File::options().append(true).open(self.ballast()).unwrap();
+        for bytes in [MIB, 4096] {
+            while ballast.write_all(&vec![0; bytes]).is_ok() {}
+        }
     }
 
     /// Gives the room back that was taken.
@@ -199,4 +209,47 @@ async fn replication_in_waits_for_room_and_the_link_stays_up() {
     eventually("writes go on", async || full.run("SET k v") == "OK").await;
     assert_equal(&[&full, &peer]).await;
     assert_eq!(full.run("DBSIZE"), "321");
+}
+
+/// Runs FLUSHALL to its end, as a front end does, with a flush of the log after each step; returns what it answers.
+fn flush_all(region: &mut Local) -> String {
+    let (mut session, mut reply) = (Session::default(), Recorder::default());
+    region.store.engine.set_wall(support::wall());
+    let mut flow = region.store.execute(&mut session, &[b"FLUSHALL"], &mut reply);
+    loop {
+        match (region.store.engine.flush(), flow) {
+            (Err(doubt), _) => return doubt.to_string(),
+            (Ok(_), Flow::Done) => return reply.finish().unwrap().to_string(),
+            (Ok(_), Flow::Wait { .. }) => flow = region.store.resume(&mut session, &mut reply),
+        }
+    }
+}
+
+#[test]
+fn flushall_in_steps_that_meets_a_full_disk_says_so_and_can_be_sent_again() {
+    const KEYS: usize = 15_000;
+    let disk = Disk::new(96, 88);
+    let mut region = Local::open(config(&disk, FsyncMode::EverySecond)).unwrap();
+    // Long names, so that to clear them takes more than the room that was taken ahead.
+    let name = "n".repeat(1_000);
+    for number in 0..KEYS {
+        assert_eq!(region.execute(&format!("SET {name}:{number} v")), "OK");
+        if number % 256 == 0 {
+            region.store.engine.flush().unwrap();
+        }
+    }
+    region.store.engine.flush().unwrap();
+    disk.fill();
+    let answer = flush_all(&mut region);
+    assert!(answer.contains("DISK "), "{answer}");
+    let left: usize = region.run("DBSIZE").parse().unwrap();
+    assert!((1..KEYS).contains(&left), "{left}");
+    assert!(region.run("SET k v").starts_with("!DISK there is no room"));
+    disk.free();
+    wait_for_writes(&mut region);
+    assert_eq!((flush_all(&mut region).as_str(), region.run("DBSIZE").as_str()), ("OK", "0"));
+    drop(region);
+    let mut region = Local::open(config(&disk, FsyncMode::EverySecond)).unwrap();
+    assert_eq!(region.run("DBSIZE"), "0");
+    assert_eq!(region.incarnations().len(), 1);
 }

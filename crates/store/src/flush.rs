@@ -47,6 +47,10 @@ impl<E: Engine> Store<E> {
             session.parked = Some(Parked::Flush(flush));
             return Flow::Wait { until: None };
         }
+        if let Err(Stop::Refuse(message)) = self.check_writable() {
+            reply.error(&format!("{message}; it was begun, and some keys are gone already"));
+            return Flow::Done;
+        }
         let mut entries = 0;
         while entries < STEP {
             let (cursor, now) = (flush.cursor, self.begin());
@@ -69,8 +73,8 @@ impl<E: Engine> Store<E> {
                     return Flow::Done;
                 }
             }
-            // The log takes it in pieces. Nothing is answered if it does not: the next flush says the same.
-            let is_over = flush.databases.is_empty() || written.is_some() && self.engine.flush().is_err();
+            // The log takes it in pieces. If it does not, the flush after this command says so to whoever is answered here.
+            let is_over = flush.databases.is_empty() || written.is_some() && !self.engine.spill();
             if is_over {
                 reply.simple("OK");
                 return Flow::Done;
