@@ -126,6 +126,11 @@ impl Cell {
         true
     }
 
+    /// Makes `runs` the runs of this cell; one for each actor.
+    pub fn set_runs(&mut self, runs: Vec<Run>) {
+        self.runs = runs;
+    }
+
     /// Drops the run of `actor` if nothing of it is live. When that is safe is the replica's knowledge: the owner at
     /// once, others after an entry of the owner that depends on the cancel.
     pub fn drop_dead(&mut self, actor: ActorIndex) -> bool {

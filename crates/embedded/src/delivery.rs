@@ -50,7 +50,8 @@ impl Core {
         let mut reader = Reader::new(self.log.segments().clone(), position);
         while reader.position() < end.min(position + SEARCH) {
             let id = self.rows.table.actors().id(actor).clone();
-            for record in reader.read(end)?.filter(|record| record.kind != Kind::Incarnation) {
+            for record in reader.read(end)?.filter(|record| matches!(record.kind, Kind::Own | Kind::Foreign))
+            {
                 let Ok(Head { region, incarnation, first_sequence, last_sequence }) =
                     frame::peek(record.body)
                 else {

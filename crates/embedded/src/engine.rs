@@ -36,6 +36,8 @@ use crate::log::{Durability, Event, SyncThread};
 use crate::outbox::{Outbox, Range, Stream};
 use crate::recovery;
 use crate::rows::Rows;
+use crate::snapshot::join::Manner;
+use crate::snapshot::{self, Snapshots};
 use crate::table::{Origin, Table};
 use crate::trouble::Trouble;
 
@@ -70,12 +72,13 @@ const FRAME_BYTES: usize = 256 << 10;
 
 /// The embedded engine. One thread owns it.
 pub struct Embedded {
-    config: Config,
+    pub(crate) config: Config,
     pub(crate) core: Core,
     pub(crate) replica: Replica,
-    on_disk: OnDisk,
+    pub(crate) on_disk: OnDisk,
     /// If memory is limited.
     cold: Option<Cold>,
+    pub(crate) snapshots: Snapshots,
     identity: Arc<IdentityFile>,
     pub(crate) shared: Arc<Shared>,
     links: BTreeMap<Arc<str>, Arc<Outbox>>,
@@ -160,17 +163,17 @@ impl Embedded {
         let inbox = Arc::clone(shared.inbox());
         let cold = config.memory.map(|memory| Cold::start(memory, &mut opened.rows.table, &on_disk, inbox));
         let cold = cold.transpose().map_err(OpenError::io(&config.data))?;
+        let builder = FrameBuilder::new(own, next);
+        let mut core = Core { rows: opened.rows, log: opened.log, builder, conflicts };
+        let snapshots = Snapshots::open(&config.data, opened.joined, &mut replica, &mut core)
+            .map_err(OpenError::io(&config.data.join(snapshot::DIRECTORY)))?;
         let now = Instant::now();
         let mut engine = Self {
-            core: Core {
-                rows: opened.rows,
-                log: opened.log,
-                builder: FrameBuilder::new(own, next),
-                conflicts,
-            },
+            core,
             replica,
             on_disk,
             cold,
+            snapshots,
             identity: opened.identity,
             shared: Arc::clone(&shared),
             links: BTreeMap::new(),
@@ -283,7 +286,8 @@ impl Embedded {
             evicted_keys: self.cold.as_ref().map_or(0, |cold| cold.stats().evicted),
             log_bytes: log.bytes(),
             log_tail_bytes: self.tail_bytes(),
-            out_of_reach: self.out_of_reach.iter().map(|(peer, _)| peer.to_string()).collect(),
+            joining: self.snapshots.progress(),
+            out_of_reach: self.out_of_reach(),
             checkpoint_bytes: self.on_disk.file_bytes(),
             checkpoint_age: self.on_disk.completed().map(|at| at.elapsed()),
             actor: rows.table.actors().id(rows.own).to_string(),
@@ -340,7 +344,7 @@ impl Embedded {
                     Message::Heartbeat { held: news, .. } | Message::Durable { durable: news } => {
                         self.shared.peer_grew(&peer, news);
                     }
-                    Message::Request { .. } | Message::Refuse { .. } => {}
+                    _ => {}
                 }
                 self.replica.message(&peer, message, &mut self.core);
             }
@@ -349,6 +353,8 @@ impl Embedded {
             }
             // An entry is an entry, whichever connection brought it.
             Incoming::Bulk { peer, bytes, .. } => self.replica.frame(&peer, &bytes, &mut self.core),
+            Incoming::Block { peer, bytes, permit } => self.snapshot_block(&peer, bytes, permit),
+            Incoming::BulkEnded { peer } => self.replica.snapshot_interrupted(&peer),
             Incoming::BulkLost { peer, outbox } if self.is_current(&peer, &outbox) => {
                 self.replica.stream_again(&peer, self.core.rows.table.actors());
             }
@@ -360,6 +366,23 @@ impl Embedded {
             | Incoming::BulkLost { .. } => {}
         }
         self.act();
+    }
+
+    pub(crate) fn outbox(&self, peer: &str) -> Option<Arc<Outbox>> {
+        self.links.get(peer).cloned()
+    }
+
+    /// Whether the log takes nothing now.
+    pub(crate) const fn is_in_trouble(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    pub(crate) const fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    pub(crate) fn planet(&self) -> &str {
+        &self.config.planet
     }
 
     fn is_current(&self, peer: &Arc<str>, outbox: &Arc<Outbox>) -> bool {
@@ -410,6 +433,10 @@ impl Embedded {
                         outbox.serve(Range { position, actor, from, to });
                     }
                 }
+                Action::Fetch { peer } => self.fetch_snapshot(&peer),
+                Action::SendSnapshot { peer, attempt, resume } => self.send_snapshot(&peer, attempt, resume),
+                Action::Join => self.join_snapshot(Manner::Join),
+                Action::DiscardSnapshot { reason } => self.discard_snapshot(&reason),
                 Action::Disconnect { peer, reason } => {
                     tracing::warn!(%peer, "replication link closed: {reason}");
                     self.unlink(&peer);
@@ -417,6 +444,13 @@ impl Embedded {
                 Action::NewIncarnation { reason } => self.begin_incarnation(&reason),
                 Action::Report(Report::Refused { peer, reason }) => {
                     tracing::error!("replication with {peer} was refused: {reason}");
+                }
+                Action::Report(Report::OutOfReach { source, actor, from }) => tracing::warn!(
+                    "entry {from} of {actor} is in nobody's log any more: this region has been away for too long, or is new. All \
+                     rows are fetched from {source}"
+                ),
+                Action::Report(Report::NoSnapshot { peer, reason }) => {
+                    tracing::info!("{peer} sends no snapshot now: {reason}");
                 }
                 Action::Report(Report::OwnClock { ahead_ms: Some(ahead_ms) }) => tracing::error!(
                     "this region's clock is {ahead_ms} ms ahead of the other regions': writes are refused until it is \
@@ -438,19 +472,36 @@ impl Embedded {
         }
     }
 
-    /// Says that a peer needs an entry that this log no longer holds. Here begins what sends it a copy of all rows.
+    /// The peers that still need what the log no longer holds.
+    fn out_of_reach(&self) -> BTreeSet<String> {
+        let needs = |peer: &str, actor: ActorIndex| {
+            let held = self.replica.peers().find(|(region, ..)| ***region == *peer);
+            held.is_some_and(|(.., held)| {
+                let next = held.get(actor) + 1;
+                next <= self.replica.held().get(actor) && self.core.log.index().is_trimmed(actor, next)
+            })
+        };
+        let peers = self.out_of_reach.iter().filter(|(peer, actor)| needs(peer, *actor));
+        peers.map(|(peer, _)| peer.to_string()).collect()
+    }
+
+    /// Tells a peer, if it needs an entry that this log no longer holds. It asks others, or for a snapshot.
     fn note_trimmed(&mut self, peer: &Arc<str>, actor: ActorIndex, from: u64) {
-        if !self.core.log.index().is_trimmed(actor, from)
-            || !self.out_of_reach.insert((Arc::clone(peer), actor))
-        {
+        if !self.core.log.index().is_trimmed(actor, from) {
             return;
         }
-        let id = self.core.rows.table.actors().id(actor);
-        tracing::error!(
-            "{peer} needs entry {from} of {id}, which the log of this region no longer holds (store.retention): {peer} \
-             has been away for too long. If no other region holds it either, only a copy of all rows can bring {peer} up \
-             to date, which this release cannot send yet"
-        );
+        let id = self.core.rows.table.actors().id(actor).clone();
+        let knows_snapshots = self.replica.version_with(peer) >= wire::SNAPSHOTS_SINCE;
+        if self.out_of_reach.insert((Arc::clone(peer), actor)) {
+            tracing::warn!(
+                "{peer} needs entry {from} of {id}, which the log of this region no longer holds (store.retention): {peer} \
+                 has been away for too long, or is new{}",
+                if knows_snapshots { "" } else { ", and its release knows no snapshots: upgrade it" }
+            );
+        }
+        if let Some(outbox) = self.links.get(peer).filter(|_| knows_snapshots) {
+            outbox.send(Message::Trimmed { actor: id, from });
+        }
     }
 
     /// The same for what this region would stream to a peer that holds `held` of it.
@@ -877,7 +928,7 @@ impl Engine for Embedded {
             && self.trouble.is_none()
             && let Some(next) = self.shared.inbox().take_bulk()
         {
-            if let Incoming::Bulk { bytes: frame, .. } = &next {
+            if let Incoming::Bulk { bytes: frame, .. } | Incoming::Block { bytes: frame, .. } = &next {
                 bytes += frame.len();
             }
             self.handle(next);
@@ -887,6 +938,7 @@ impl Engine for Embedded {
         }
         // While the log takes nothing it waits where it is, and its connection with it.
         more |= self.trouble.is_none() && self.shared.inbox().has_bulk();
+        more |= self.keep_snapshot();
         more |= self.keep_checkpoint();
         if let Some(cold) = &mut self.cold {
             let written = self.core.log.written();

@@ -69,6 +69,20 @@ pub enum OpenError {
         /// The data directory.
         data: PathBuf,
     },
+    /// A snapshot that the log says was joined cannot be read, and nothing else holds what it said.
+    #[error(
+        "{} cannot be used ({source}), and the log says that it was joined. Nothing was changed. To rebuild this region from \
+         its peers, move {} away and start again",
+        .path.display(), .data.display()
+    )]
+    SnapshotDamaged {
+        /// The snapshot's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+        /// The data directory.
+        data: PathBuf,
+    },
     /// The system refused something.
     #[error("{}: {source}", .path.display())]
     Io {

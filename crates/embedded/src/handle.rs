@@ -17,6 +17,9 @@ use crate::conflict::{ConflictLog, ConflictQuery, ConflictReport};
 use crate::engine::{Connection, Embedded};
 use crate::inbox::{Inbox, Incoming};
 use crate::links::{Channel, Links, PeerTraffic, Peering};
+use crate::outbox::Outbox;
+use crate::snapshot::JoinProgress;
+use crate::snapshot::Source;
 
 /// Questions to an engine. Cheap to clone; the answers come from the data thread, between two batches.
 #[derive(Clone, Debug)]
@@ -56,6 +59,8 @@ pub struct Stats {
     pub log_tail_bytes: u64,
     /// Peers that need what the log of this region no longer holds.
     pub out_of_reach: BTreeSet<String>,
+    /// How far this region is if it gets a snapshot.
+    pub joining: Option<JoinProgress>,
     /// Bytes of the checkpoint's file.
     pub checkpoint_bytes: u64,
     /// How long ago this process last completed a checkpoint.
@@ -205,6 +210,19 @@ impl Shared {
     pub(crate) fn traffic(&self, peer: &str) -> PeerTraffic {
         let peering = self.links.get().and_then(|(_, links)| links.peerings.get(peer));
         peering.map(Peering::traffic).unwrap_or_default()
+    }
+
+    /// Has a peer sent what `source` makes, over its bulk connection. False if there is none.
+    pub(crate) fn send_snapshot(
+        &self,
+        peer: &str,
+        outbox: &Arc<Outbox>,
+        attempt: u64,
+        source: impl FnOnce(runtime::Handle) -> Source,
+    ) -> bool {
+        let Some((runtime, links)) = self.links.get() else { return false };
+        let lane = links.peerings.get(peer).map(Peering::lane);
+        lane.is_some_and(|lane| lane.offer_snapshot(source(runtime.clone()), attempt, outbox))
     }
 
     /// Ends all links.

@@ -24,6 +24,10 @@ pub(crate) enum Incoming {
     Frame { peer: Arc<str>, outbox: Arc<Outbox>, bytes: Vec<u8>, _permit: Option<OwnedSemaphorePermit> },
     /// A peer sent entries over its bulk connection.
     Bulk { peer: Arc<str>, bytes: Vec<u8>, _permit: Option<OwnedSemaphorePermit> },
+    /// A peer sent a block of a snapshot over its bulk connection.
+    Block { peer: Arc<str>, bytes: Vec<u8>, permit: Option<OwnedSemaphorePermit> },
+    /// A bulk connection is gone.
+    BulkEnded { peer: Arc<str> },
     /// The bulk connection is gone that carried a link's stream.
     BulkLost { peer: Arc<str>, outbox: Arc<Outbox> },
     /// Somebody asks.
@@ -63,7 +67,7 @@ impl Inbox {
             return;
         }
         match incoming {
-            Incoming::Bulk { .. } => state.bulk.push_back(incoming),
+            Incoming::Bulk { .. } | Incoming::Block { .. } => state.bulk.push_back(incoming),
             _ => state.queue.push_back(incoming),
         }
         let waiting = state.waiting;

@@ -29,7 +29,7 @@ pub fn read_frames(
         let mut any = false;
         for record in records {
             any = true;
-            if record.kind != Kind::Incarnation {
+            if matches!(record.kind, Kind::Own | Kind::Foreign) {
                 let frame = Frame::parse(record.body, actors)
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
                 visit(&frame, actors);

@@ -22,6 +22,7 @@ mod log;
 mod outbox;
 mod recovery;
 mod rows;
+mod snapshot;
 mod table;
 mod trouble;
 
@@ -33,4 +34,5 @@ pub use geode_replica::Vector;
 pub use handle::{ClosedActor, EmbeddedHandle, EvictError, HeldState, PeerStats, Stats, Stopped};
 pub use inspect::read_frames;
 pub use links::{Channel, PeerTraffic};
+pub use snapshot::JoinProgress;
 pub use table::Table;

@@ -18,6 +18,7 @@
 //! | messages that it does not read | 8 MiB, then the link ends; of heartbeats and acknowledgements the last |
 //! | ranges that it asked for | 1 024 waiting, 64 on the bulk connection, further ones are dropped |
 //! | the log on its way | a chunk of 256 KiB, or one frame, for the live stream, a range, and each feed of the bulk connection that has begun |
+//! | a snapshot on its way | one at a time; some 256 KiB, or one key, of rows, and a chunk of the log |
 
 mod feed;
 mod lane;
@@ -35,7 +36,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 pub(crate) use self::feed::Feed;
-use self::lane::Lane;
+pub(crate) use self::lane::Lane;
 use self::receiver::Receiver;
 use self::sender::Sender;
 pub use self::traffic::PeerTraffic;
@@ -94,6 +95,11 @@ impl Peering {
             (peer.as_str().into(), peering)
         };
         Arc::new(peers.iter().map(peering).collect())
+    }
+
+    /// The bulk connection.
+    pub(crate) fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     pub(crate) fn traffic(&self) -> PeerTraffic {
@@ -248,6 +254,7 @@ impl Links {
         if let Err(error) = ended {
             tracing::debug!(%peer, "bulk connection ended: {error}");
         }
+        self.inbox.push(Incoming::BulkEnded { peer: Arc::clone(peer) });
     }
 }
 

@@ -83,7 +83,12 @@ impl Outbox {
         let superseded = match &message {
             Message::Heartbeat { .. } => Some(heartbeat),
             Message::Durable { .. } => Some(durable),
-            Message::Hello { .. } | Message::Request { .. } | Message::Refuse { .. } => None,
+            Message::Hello { .. }
+            | Message::Request { .. }
+            | Message::Refuse { .. }
+            | Message::Trimmed { .. }
+            | Message::Ask { .. }
+            | Message::Unable { .. } => None,
         };
         match superseded {
             Some(held) => {

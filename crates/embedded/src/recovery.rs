@@ -18,6 +18,8 @@ use crate::identity::{Identity, IdentityFile, Lock, SegmentFile};
 use crate::log::format::{self, HeaderError, RECORD};
 use crate::log::{self, Durability, Index, Kind, Log, Place, Segments};
 use crate::rows::Rows;
+use crate::snapshot::join::{Joining, Manner};
+use crate::snapshot::{self, staging};
 use crate::table::{Disk, Table};
 
 /// A data directory, opened.
@@ -31,6 +33,8 @@ pub(crate) struct Opened {
     /// The incarnation of the last process, of which the log may hold nothing.
     pub(crate) previous: Option<u64>,
     pub(crate) checkpoint: Option<FoundCheckpoint>,
+    /// A snapshot that may still be needed.
+    pub(crate) joined: Option<u64>,
     /// Whether this start took a new incarnation.
     pub(crate) fresh: bool,
 }
@@ -180,6 +184,7 @@ struct Replay<'c> {
     held: VersionVector,
     index: Index,
     incarnation: Option<u64>,
+    joined: Option<u64>,
     /// The greatest position that any record says was on disk.
     synced: u64,
     /// Where the next record stands.
@@ -198,6 +203,7 @@ impl<'c> Replay<'c> {
             held: VersionVector::default(),
             index: Index::default(),
             incarnation: None,
+            joined: None,
             synced: 0,
             position: place.segments.bases().first().copied().unwrap_or(0),
         })
@@ -215,6 +221,11 @@ impl<'c> Replay<'c> {
         for (actor, sequence) in &mark.held {
             self.held.raise(ActorIndex(*actor), *sequence);
         }
+        for (actor, upto) in &mark.passed_over {
+            self.index.pass_over(ActorIndex(*actor), *upto);
+        }
+        self.rows.unfinished = mark.unfinished;
+        self.joined = mark.unfinished;
         for (actor, sequence, position) in index {
             self.index.note(ActorIndex(*actor), *sequence, *position);
         }
@@ -360,6 +371,16 @@ impl<'c> Replay<'c> {
         if bytes.len() < length {
             return Ok(Some(Ending::CutShort));
         }
+        if head.kind == Kind::Joined {
+            let Some((id, manner)) = format::read_joined(&bytes[RECORD..]) else {
+                return Err(self.unreadable(path, &FrameError::Malformed("how a snapshot is joined")));
+            };
+            self.join(id, manner).map_err(|source| self.snapshot_damaged(id, source))?;
+            self.synced = self.synced.max(head.synced);
+            source.consume(length);
+            self.position += length as u64;
+            return Ok(None);
+        }
         use FrameError::{UnknownKind, UnknownOperation, Version};
         match self.replay(head.kind, &bytes[RECORD..]) {
             Ok(()) => {}
@@ -373,6 +394,31 @@ impl<'c> Replay<'c> {
         source.consume(length);
         self.position += length as u64;
         Ok(None)
+    }
+
+    /// Joins a snapshot again, over the very rows over which it was joined before.
+    fn join(&mut self, id: u64, manner: u8) -> io::Result<()> {
+        let path = staging::path(&self.config.data.join(snapshot::DIRECTORY), id);
+        let manner =
+            Manner::from_code(manner).ok_or_else(|| io::Error::other("it is joined in an unknown way"))?;
+        let mut joining = Joining::new(&path, &self.rows, &self.held, manner)?;
+        let done = loop {
+            if let Some(done) = joining.step(&mut self.rows)? {
+                break done;
+            }
+        };
+        for (actor, upto) in done.start.iter().filter(|(actor, upto)| *upto > self.held.get(*actor)) {
+            self.index.pass_over(actor, upto);
+        }
+        self.held.join(&done.start);
+        self.rows.unfinished = Some(id);
+        self.joined = Some(id);
+        Ok(())
+    }
+
+    fn snapshot_damaged(&self, id: u64, source: io::Error) -> OpenError {
+        let data = self.config.data.clone();
+        OpenError::SnapshotDamaged { path: staging::path(&data.join(snapshot::DIRECTORY), id), source, data }
     }
 
     fn replay(&mut self, kind: Kind, body: &[u8]) -> Result<(), FrameError> {
@@ -407,7 +453,7 @@ fn finish(
     replay: Replay<'_>,
     ending: Ending,
 ) -> Result<Opened, OpenError> {
-    let Replay { mut rows, held, index, incarnation, position, synced, .. } = replay;
+    let Replay { mut rows, held, index, incarnation, position, synced, joined, .. } = replay;
     let directory = place.segments.directory().to_owned();
     let io_error = || OpenError::io(&directory);
     // What the log's files are must be known before any of them is changed.
@@ -485,7 +531,7 @@ fn finish(
     identity.write(&config.data, true).map_err(OpenError::io(&config.data))?;
     let identity = Arc::new(IdentityFile::new(&config.data, identity));
     let previous = last.filter(|last| *last != incarnation);
-    Ok(Opened { lock, identity, rows, log, held, checkpoint: None, previous, fresh })
+    Ok(Opened { lock, identity, rows, log, held, checkpoint: None, joined, previous, fresh })
 }
 
 /// Cuts the log at `position` and opens its last segment for appending; makes the first one if there is none.

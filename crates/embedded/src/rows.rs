@@ -23,13 +23,23 @@ pub(crate) struct Rows {
     pub(crate) facts: Vec<(Fact, HybridTime)>,
     /// The greatest time delivered of each other region.
     pub(crate) times: BTreeMap<Arc<str>, HybridTime>,
+    /// The snapshot that was joined and whose entries are not all delivered.
+    pub(crate) unfinished: Option<u64>,
 }
 
 impl Rows {
     /// No rows, and a clock that stands at zero.
     pub(crate) fn new(table: Table, own: ActorIndex) -> Self {
         let clock = HybridClock::default();
-        Self { table, clock, own, changed: BTreeSet::new(), facts: Vec::new(), times: BTreeMap::new() }
+        Self {
+            table,
+            clock,
+            own,
+            changed: BTreeSet::new(),
+            facts: Vec::new(),
+            times: BTreeMap::new(),
+            unfinished: None,
+        }
     }
 
     /// Applies the entries `from..=to` of a frame. `suspect` is told of entries that may have left a conflict.

@@ -52,6 +52,16 @@ impl CatchUp {
         *range = (range.0.min(first), range.1.max(last));
     }
 
+    /// A peer will not send the entries of `actor` that are lacking: its log does not hold them.
+    pub(crate) fn trimmed(&mut self, actor: ActorIndex, peer: usize) {
+        if let Some(lag) = self.lags.get_mut(&actor)
+            && lag.asked.is_some_and(|(asked, _)| asked == peer)
+        {
+            lag.asked = None;
+            lag.failed = Some(peer);
+        }
+    }
+
     /// Whoever was asked there will not answer.
     pub(crate) fn lost(&mut self, peer: usize) {
         for lag in self.lags.values_mut() {
@@ -117,7 +127,8 @@ impl Replica {
         }
         let failed = lag.failed;
         let was_dropped = self.catch_up.dropped.get(&actor).is_some_and(|(first, _)| *first <= held + 1);
-        if !stalled && !was_dropped && !self.is_silent(region, now_ms) {
+        let is_gone = self.snapshots.is_gone_somewhere(actor, held);
+        if !stalled && !was_dropped && !is_gone && !self.is_silent(region, now_ms) {
             return;
         }
         let Some(peer) = self.supplier(actor, held, region, failed) else { return };
@@ -135,7 +146,7 @@ impl Replica {
             || peer.is_none_or(|peer| peer.link == Link::Down && peer.is_away(now_ms, GRACE_MS))
     }
 
-    /// Who holds more: the region itself first, whoever failed last.
+    /// Who holds more and has not said that its log does not: the region itself first, whoever failed last.
     fn supplier(
         &self,
         actor: ActorIndex,
@@ -144,7 +155,9 @@ impl Replica {
         failed: Option<usize>,
     ) -> Option<usize> {
         let peers = self.peers.iter().enumerate();
-        let able = peers.filter(|(_, peer)| peer.is_up() && peer.held.get(actor) > held);
+        let able = peers.filter(|(index, peer)| {
+            peer.is_up() && peer.held.get(actor) > held && !self.snapshots.is_gone(actor, held, *index)
+        });
         let ranked = able.min_by_key(|(index, peer)| (failed == Some(*index), peer.region != *region));
         ranked.map(|(index, _)| index)
     }

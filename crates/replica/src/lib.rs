@@ -19,11 +19,13 @@ mod names;
 mod peer;
 mod pending;
 mod replica;
+mod snapshot;
 mod vector;
 pub mod wire;
 
 pub use facts::Fact;
 pub use life::Coverage;
 pub use replica::{Action, Host, Now, PENDING_BYTES, Replica, Report};
+pub use snapshot::Joinable;
 pub use vector::Vector;
 pub use wire::Message;

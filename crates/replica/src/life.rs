@@ -132,14 +132,15 @@ impl Replica {
         }
     }
 
-    /// Whether this region began with nothing and does not hold yet what the members in touch held when they first answered.
+    /// Whether what is held is not whole: a snapshot is being joined, or this region began with nothing and does not hold yet what the members in touch held when they first answered.
     /// Until it does it is not to be read or written: it may have been a member before, whose return must be known to
     /// whoever writes there, so that its entries are later than all that was swept without it.
     pub fn is_joining(&self) -> bool {
         let lacks = |first: &VersionVector| {
             first.iter().any(|(actor, sequence)| self.ends.clamp(actor, sequence) > self.held.get(actor))
         };
-        self.members().any(|peer| peer.is_up() && peer.first_held.as_ref().is_some_and(lacks))
+        self.snapshots.is_joining()
+            || self.members().any(|peer| peer.is_up() && peer.first_held.as_ref().is_some_and(lacks))
     }
 
     /// Whether this region belongs to the planet.

@@ -11,6 +11,7 @@ use crate::ends::Ends;
 use crate::life::Allowance;
 use crate::peer::{Link, Peer};
 use crate::pending::{Blocked, Pending, Waiting};
+use crate::snapshot::Snapshots;
 use crate::vector::Vector;
 use crate::wire::{self, Message, Versions, Witness};
 
@@ -20,6 +21,9 @@ use crate::wire::{self, Message, Versions, Witness};
 const AWAY_MS: u64 = 60_000;
 /// Undeliverable frames that are kept for each peer. What is beyond is dropped and asked for again.
 pub const PENDING_BYTES: usize = 16 << 20;
+
+/// In the place of a peer's index: what stands in a snapshot.
+pub(crate) const SNAPSHOT: usize = usize::MAX;
 
 /// The time, as whoever drives the machine reads it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +81,27 @@ pub enum Action {
         /// The last.
         to: u64,
     },
+    /// Ask a peer for a snapshot, or for the rest of the one that it was sending ([`Message::Ask`]).
+    Fetch {
+        /// Whom.
+        peer: Arc<str>,
+    },
+    /// Send a snapshot, or the rest of one.
+    SendSnapshot {
+        /// To whom.
+        peer: Arc<str>,
+        /// What its blocks are to say.
+        attempt: u64,
+        /// What came with the last block that it has; empty if it has none.
+        resume: Vec<u8>,
+    },
+    /// Join the snapshot that is here into the rows ([`Replica::begin_join`]).
+    Join,
+    /// Throw the snapshot that is here away.
+    DiscardSnapshot {
+        /// One line for the log.
+        reason: String,
+    },
     /// Close the link.
     Disconnect {
         /// Whose.
@@ -122,6 +147,22 @@ pub enum Report {
         /// The entry.
         sequence: u64,
     },
+    /// Nobody in touch has the entries that this region lacks in its log any more: a snapshot is fetched.
+    OutOfReach {
+        /// From whom.
+        source: Arc<str>,
+        /// One of the actors whose entries are lacking.
+        actor: ActorId,
+        /// The first entry that is lacking.
+        from: u64,
+    },
+    /// A peer cannot send the snapshot that it was asked for.
+    NoSnapshot {
+        /// Which peer.
+        peer: Arc<str>,
+        /// One line.
+        reason: String,
+    },
     /// This region's own clock is so far ahead that it may not write, or no longer is.
     OwnClock {
         /// How far ahead of the other regions', in milliseconds; `None` if writes go on.
@@ -140,6 +181,7 @@ pub struct Replica {
     pub(crate) peers: Vec<Peer>,
     pub(crate) pending: Pending,
     pub(crate) catch_up: CatchUp,
+    pub(crate) snapshots: Snapshots,
     pub(crate) ends: Ends,
     /// Earlier actors of this region of which nothing may be left.
     pub(crate) predecessors: BTreeSet<ActorIndex>,
@@ -190,6 +232,7 @@ impl Replica {
             peers,
             pending: Pending::default(),
             catch_up: CatchUp::default(),
+            snapshots: Snapshots::default(),
             ends,
             predecessors: BTreeSet::new(),
             reported_beyond: BTreeSet::new(),
@@ -361,6 +404,14 @@ impl Replica {
         self.send(index, Message::Hello { versions: wire::VERSIONS, planet, actor, held: claims, witnesses });
     }
 
+    /// An entry that stands in a snapshot that was joined, in the order in which its source delivered them. Like
+    /// [`Self::frame`], but for who brought it.
+    pub fn supply(&mut self, frame: &Frame<'_>, host: &mut impl Host) {
+        if self.offer(SNAPSHOT, frame, host) {
+            self.drain(host);
+        }
+    }
+
     /// What was on its way to `peer` may be lost though its link is up: the stream is to begin again after what it has
     /// said to hold.
     pub fn stream_again(&mut self, peer: &str, actors: &Actors) {
@@ -386,6 +437,7 @@ impl Replica {
         peer.link = Link::Down;
         self.forget_clock(index);
         self.catch_up.lost(index);
+        self.snapshots.lost(index);
     }
 
     /// A message other than a frame arrived.
@@ -441,6 +493,12 @@ impl Replica {
                     self.actions.push_back(Action::Serve { peer, actor, from, to });
                 }
             }
+            (Link::Up, Message::Trimmed { actor, from }) => {
+                let actor = host.actors().intern(&actor);
+                self.note_trimmed(index, actor, from);
+            }
+            (Link::Up, Message::Ask { attempt, resume }) => self.asked_for_snapshot(index, attempt, resume),
+            (Link::Up, Message::Unable { reason }) => self.no_snapshot(index, reason),
             (_, message) => self.disconnect(index, format!("unexpected message: {}", name_of(&message))),
         }
     }
@@ -469,6 +527,7 @@ impl Replica {
         if !self.suspended {
             self.drain(host);
             self.ask_for_missing(host.actors());
+            self.look_after_snapshot(host.actors());
         }
     }
 
@@ -534,11 +593,17 @@ impl Replica {
         if self.began_empty && peer.first_held.is_none() {
             peer.first_held = Some(held.clone());
         }
+        let claimed = held.get(self.own);
         peer.held = held;
         peer.promise = None;
         self.forget_clock(index);
         for witness in witnesses {
             self.check_witness(index, witness, host);
+        }
+        if claimed > self.held.get(self.own) {
+            // Of what it has from a snapshot it can bear no witness.
+            let (peer, held) = (&self.peers[index].region, self.held.get(self.own));
+            self.renew(format!("{peer} holds entry {claimed} of this region, which ends at {held}"));
         }
         self.stream(index, host.actors());
     }
@@ -582,8 +647,13 @@ impl Replica {
         if last < next {
             return false;
         }
+        if self.snapshots.is_applied() {
+            self.keep(index, frame, Blocked::Gap);
+            return false;
+        }
         if writer == self.own {
-            self.renew(format!("{} sent entry {last} of this region", self.peers[index].region));
+            let sender = self.peers.get(index).map_or("a snapshot", |peer| &peer.region);
+            self.renew(format!("{sender} sent entry {last} of this region"));
         }
         if next > self.ends.ceiling(writer).unwrap_or(u64::MAX) {
             self.report_beyond(writer, last, host.actors());
@@ -650,7 +720,7 @@ impl Replica {
 
     /// Delivers everything kept that has become deliverable, until nothing more follows.
     pub(crate) fn drain(&mut self, host: &mut impl Host) {
-        while !self.pending.is_empty() {
+        while !self.pending.is_empty() && !self.snapshots.is_applied() {
             let limits = Allowance { ends: &self.ends, peers: &self.peers };
             let ready = self.pending.take_ready(&self.held, self.latest(), &limits);
             let Some((_, waiting)) = ready else { break };
@@ -692,5 +762,8 @@ const fn name_of(message: &Message) -> &'static str {
         Message::Durable { .. } => "an acknowledgement before the hello",
         Message::Request { .. } => "a request before the hello",
         Message::Refuse { .. } => "a refusal",
+        Message::Trimmed { .. } | Message::Ask { .. } | Message::Unable { .. } => {
+            "talk of snapshots before the hello"
+        }
     }
 }

@@ -3,10 +3,11 @@
 //! ```text
 //! message = type u8 | length u32 of the body | body
 //! hello   = newest version u16 | oldest version u16 | planet | actor | held | witness*
-//! packed  = length u32 of what is compressed | messages that carry frames, as one frame of Zstandard (RFC 8878)
+//! block   = attempt u64 | block of a snapshot
+//! packed  = length u32 of what is compressed | messages that carry frames or blocks, as one frame of Zstandard (RFC 8878)
 //! ```
-//! A frame's body is the frame as it stands in the log; it carries its own checksum. Every other body but a packed one ends with the
-//! crc32 of what comes before it. Integers are little-endian or LEB128; golden bytes stand in `tests/golden`. Later
+//! A frame's body is the frame as it stands in the log, a block's the block as it stands in a snapshot; both carry their own
+//! checksums. Every other body but a packed one ends with the crc32 of what comes before it. Integers are little-endian or LEB128; golden bytes stand in `tests/golden`. Later
 //! versions only append to a hello, and a reader ignores what follows the fields it knows, so that any two releases
 //! understand each other's at least so far as to agree on a version or to refuse in words.
 
@@ -18,10 +19,13 @@ use crate::names::{Given, Told};
 use crate::vector::{Vector, read_name};
 
 /// The versions of this exchange that this release speaks. Version 1, never released, could not be mixed with others.
-pub const VERSIONS: Versions = Versions { oldest: 2, newest: 3 };
+pub const VERSIONS: Versions = Versions { oldest: 2, newest: 4 };
 
 /// The version since which frames may come in [`Kind::Packed`] messages.
 pub const PACKED_SINCE: u16 = 3;
+
+/// The version since which snapshots are asked for and sent.
+pub const SNAPSHOTS_SINCE: u16 = 4;
 
 /// The most bytes of messages in one [`Kind::Packed`]: several chunks of a log, and little to hold.
 pub const MAX_PACKED: usize = 1 << 20;
@@ -35,6 +39,10 @@ pub const HEAD: usize = 5;
 const MAX_CONTROL: usize = 4 << 20;
 /// The longest refusal; it is one line.
 const MAX_REASON: usize = 512;
+/// Bytes before a block.
+const ATTEMPT: usize = 8;
+/// The longest place in a snapshot; it is a few numbers.
+const MAX_RESUME: usize = 256;
 
 /// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +61,30 @@ pub enum Kind {
     Durable,
     /// Frames, compressed; since [`PACKED_SINCE`].
     Packed,
+    /// What you need is no longer in my log; since [`SNAPSHOTS_SINCE`], like all that follow.
+    Trimmed,
+    /// Send me a snapshot.
+    Ask,
+    /// I cannot send you a snapshot.
+    Unable,
+    /// A block of a snapshot; only in bulk.
+    Block,
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Hello, Self::Frame, Self::Heartbeat, Self::Request, Self::Refuse, Self::Durable, Self::Packed];
+    const ALL: [Self; 11] = [
+        Self::Hello,
+        Self::Frame,
+        Self::Heartbeat,
+        Self::Request,
+        Self::Refuse,
+        Self::Durable,
+        Self::Packed,
+        Self::Trimmed,
+        Self::Ask,
+        Self::Unable,
+        Self::Block,
+    ];
 
     const fn code(self) -> u8 {
         match self {
@@ -68,6 +95,10 @@ impl Kind {
             Self::Refuse => 5,
             Self::Durable => 6,
             Self::Packed => 7,
+            Self::Trimmed => 8,
+            Self::Ask => 9,
+            Self::Unable => 10,
+            Self::Block => 11,
         }
     }
 }
@@ -152,6 +183,25 @@ pub enum Message {
         /// One line that says what is wrong.
         reason: String,
     },
+    /// [`Kind::Trimmed`]
+    Trimmed {
+        /// Whose entry the hearer needs next and the speaker's log no longer holds.
+        actor: ActorId,
+        /// Which entry.
+        from: u64,
+    },
+    /// [`Kind::Ask`]
+    Ask {
+        /// Tells the blocks that follow from those that an earlier question brought.
+        attempt: u64,
+        /// Where to go on, as the speaker was told with the last block that it has; empty if it has nothing.
+        resume: Vec<u8>,
+    },
+    /// [`Kind::Unable`]
+    Unable {
+        /// One line that says why no snapshot comes.
+        reason: String,
+    },
 }
 
 /// Reads the head of a message: its type and the length of its body.
@@ -164,6 +214,7 @@ pub fn read_head(head: [u8; HEAD]) -> Result<(Kind, usize), FrameError> {
     let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
     let limit = match kind {
         Kind::Frame => MAX_FRAME + PREFIX,
+        Kind::Block => ATTEMPT + MAX_FRAME + PREFIX,
         Kind::Packed => PACKED_PREFIX + MAX_PACKED,
         _ => MAX_CONTROL,
     };
@@ -174,6 +225,19 @@ pub fn read_head(head: [u8; HEAD]) -> Result<(Kind, usize), FrameError> {
 pub fn put_frame_head(out: &mut Vec<u8>, length: usize) {
     out.push(Kind::Frame.code());
     out.extend_from_slice(&(length as u32).to_le_bytes());
+}
+
+/// Appends the head of a message that carries a block of `length` bytes, which follows, in answer to an attempt.
+pub fn put_block_head(out: &mut Vec<u8>, attempt: u64, length: usize) {
+    out.push(Kind::Block.code());
+    out.extend_from_slice(&((ATTEMPT + length) as u32).to_le_bytes());
+    out.extend_from_slice(&attempt.to_le_bytes());
+}
+
+/// The attempt that the body of a block message answers, and the block.
+pub fn split_block(body: &[u8]) -> Option<(u64, &[u8])> {
+    let (attempt, block) = body.split_first_chunk::<ATTEMPT>()?;
+    Some((u64::from_le_bytes(*attempt), block))
 }
 
 /// Appends the head of a message that carries `length` bytes of messages in `packed` bytes, which follow.
@@ -216,8 +280,8 @@ impl Message {
                 (Some(actor), Some(held))
             }
             Self::Durable { durable } => (None, Some(durable)),
-            Self::Request { actor, .. } => (Some(actor), None),
-            Self::Refuse { .. } => (None, None),
+            Self::Request { actor, .. } | Self::Trimmed { actor, .. } => (Some(actor), None),
+            Self::Refuse { .. } | Self::Ask { .. } | Self::Unable { .. } => (None, None),
         };
         actor.into_iter().chain(vector.into_iter().flat_map(|vector| vector.0.keys()))
     }
@@ -229,6 +293,9 @@ impl Message {
             Self::Request { .. } => Kind::Request,
             Self::Refuse { .. } => Kind::Refuse,
             Self::Durable { .. } => Kind::Durable,
+            Self::Trimmed { .. } => Kind::Trimmed,
+            Self::Ask { .. } => Kind::Ask,
+            Self::Unable { .. } => Kind::Unable,
         }
     }
 }
@@ -282,7 +349,17 @@ impl Encoder {
                 codec::put_varint(out, *from);
                 codec::put_varint(out, *to);
             }
-            Message::Refuse { reason } => codec::put_bytes(out, reason.as_bytes()),
+            Message::Refuse { reason } | Message::Unable { reason } => {
+                codec::put_bytes(out, reason.as_bytes());
+            }
+            Message::Trimmed { actor, from } => {
+                given.put(out, actor);
+                codec::put_varint(out, *from);
+            }
+            Message::Ask { attempt, resume } => {
+                codec::put_varint(out, *attempt);
+                codec::put_bytes(out, resume);
+            }
             Message::Durable { durable } => given.put_vector(out, durable),
         }
     }
@@ -326,14 +403,19 @@ impl Decoder {
                 let actor = told.read(reader)?;
                 Message::Request { actor, from: reader.varint()?, to: reader.varint()? }
             }
-            Kind::Refuse => {
-                let bytes = reader.bytes()?;
-                let reason = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_REASON)]);
-                Message::Refuse { reason: reason.replace(char::is_control, " ") }
-            }
+            Kind::Refuse => Message::Refuse { reason: read_reason(reader)? },
             Kind::Durable => Message::Durable { durable: told.read_vector(reader)? },
-            Kind::Frame | Kind::Packed => {
-                return Err(FrameError::Malformed("frames where a message was expected"));
+            Kind::Trimmed => Message::Trimmed { actor: told.read(reader)?, from: reader.varint()? },
+            Kind::Ask => {
+                let (attempt, resume) = (reader.varint()?, reader.bytes()?.to_vec());
+                if resume.len() > MAX_RESUME {
+                    return Err(FrameError::TooLong(resume.len() as u64));
+                }
+                Message::Ask { attempt, resume }
+            }
+            Kind::Unable => Message::Unable { reason: read_reason(reader)? },
+            Kind::Frame | Kind::Packed | Kind::Block => {
+                return Err(FrameError::Malformed("frames or blocks where a message was expected"));
             }
         })
     }
@@ -367,6 +449,12 @@ impl Message {
         let (planet, actor) = (String::new(), ActorId::new("", 0));
         Self::Hello { versions, planet, actor, held: Vector::default(), witnesses: Vec::new() }
     }
+}
+
+fn read_reason(reader: &mut Reader<'_>) -> Result<String, FrameError> {
+    let bytes = reader.bytes()?;
+    let reason = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_REASON)]);
+    Ok(reason.replace(char::is_control, " "))
 }
 
 fn read_version(reader: &mut Reader<'_>) -> Result<u16, FrameError> {

@@ -218,3 +218,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn talk_of_snapshots_is_the_golden_bytes_of_version_4() {
+    let mut encoder = Encoder::default();
+    let mut decoder = Decoder::default();
+    let mut lines = String::new();
+    for (name, message) in [
+        ("trimmed", Message::Trimmed { actor: ActorId::new("us-east-1", 7), from: 300 }),
+        ("ask", Message::Ask { attempt: 1, resume: Vec::new() }),
+        ("ask", Message::Ask { attempt: 2, resume: vec![1, 2, 3] }),
+        ("unable", Message::Unable { reason: "it is joining itself".to_owned() }),
+    ] {
+        let mut bytes = Vec::new();
+        encoder.encode(&message, &mut bytes);
+        let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        lines.push_str(&format!("{name} {hex}\n"));
+        assert_eq!(decode(&mut decoder, &bytes).unwrap(), message);
+    }
+    assert_eq!(include_str!("golden/wire-4.txt"), lines, "a change here is a new version of the exchange");
+    let mut bytes = Vec::new();
+    wire::put_block_head(&mut bytes, 2, 3);
+    assert_eq!(bytes, [11, 11, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0], "a change here is a new version");
+    bytes.extend_from_slice(b"abc");
+    let (head, body) = bytes.split_at(wire::HEAD);
+    assert_eq!(wire::read_head(head.try_into().unwrap()).unwrap(), (Kind::Block, 11));
+    assert_eq!(wire::split_block(body), Some((2, &b"abc"[..])));
+    assert_eq!(wire::split_block(&[0; 7]), None);
+    let long = Message::Ask { attempt: 1, resume: vec![0; 257] };
+    bytes.clear();
+    encoder.encode(&long, &mut bytes);
+    assert!(decode(&mut decoder, &bytes).is_err(), "no source says as much");
+}

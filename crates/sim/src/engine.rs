@@ -192,6 +192,11 @@ impl SimEngine {
                         self.replica.lost(&peer);
                     }
                 }
+                Action::Fetch { .. }
+                | Action::SendSnapshot { .. }
+                | Action::Join
+                | Action::DiscardSnapshot { .. }
+                | Action::Report(Report::OutOfReach { .. } | Report::NoSnapshot { .. }) => {}
                 Action::NewIncarnation { reason } => self.begin_incarnation(&reason),
                 Action::Report(Report::Refused { peer, reason }) => {
                     self.core.notes.push(Note::Report(format!("{peer} refused: {reason}")));

@@ -20,6 +20,12 @@ pub(crate) struct Mark {
     pub(crate) times: Vec<(String, u64)>,
     /// Owner, canceller, sequence: of which entry of the second the delivered entries of the first depend.
     pub(crate) depends: Vec<(u32, u32, u64)>,
+    /// Actors of which the log never held all up to the given entry.
+    #[serde(default)]
+    pub(crate) passed_over: Vec<(u32, u64)>,
+    /// The snapshot that was joined and whose entries are not all delivered.
+    #[serde(default)]
+    pub(crate) unfinished: Option<u64>,
 }
 
 impl Mark {

@@ -97,6 +97,11 @@ pub(crate) struct Checkpoint {
     least_tail: u64,
     /// Bytes of log that are kept.
     retention: u64,
+    /// Number of the last checkpoint that was completed, and of one after which another is wanted whatever the tail's length.
+    finished: u64,
+    demanded: Option<u64>,
+    /// Every mark is this one, if there is one.
+    held_mark: Option<Box<Mark>>,
 }
 
 #[derive(Debug)]
@@ -157,6 +162,9 @@ impl Checkpoint {
             retry_at: None,
             least_tail: config.checkpoint_bytes,
             retention: config.retention,
+            finished: 0,
+            demanded: None,
+            held_mark: None,
         })
     }
 
@@ -182,7 +190,8 @@ impl Checkpoint {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => {
                 self.cycle += 1;
-                self.stage = Stage::Walking(Box::new(mark(core, held)), Captured::default());
+                let mark = self.held_mark.clone().unwrap_or_else(|| Box::new(mark(core, held)));
+                self.stage = Stage::Walking(mark, Captured::default());
                 true
             }
             Stage::Walking(mark, at) => {
@@ -209,6 +218,28 @@ impl Checkpoint {
     /// Whether memory is wanted that changed keys take: then a checkpoint is due.
     pub(crate) fn press(&mut self, is_pressed: bool) {
         self.is_pressed = is_pressed;
+    }
+
+    /// Until [`Self::release_mark`] every mark stands here: what follows in the log stands for more than it says, and a
+    /// replay has to begin before it. Changed keys go to the disk all the same. Everything applied is in the kernel.
+    pub(crate) fn hold_mark(&mut self, core: &Core, held: &VersionVector) {
+        self.held_mark = Some(Box::new(mark(core, held)));
+    }
+
+    pub(crate) fn release_mark(&mut self) {
+        self.held_mark = None;
+    }
+
+    /// A checkpoint that begins from now on is wanted soon. [`Self::has_finished_since`] tells, by the number returned,
+    /// when it is there.
+    pub(crate) fn demand(&mut self) -> u64 {
+        self.demanded = Some(self.cycle);
+        self.cycle
+    }
+
+    /// Whether a checkpoint is on disk that began after the demand of this number.
+    pub(crate) fn has_finished_since(&self, demand: u64) -> bool {
+        self.finished > demand
     }
 
     /// Position of the last mark on disk: what stands before it is not needed to start.
@@ -242,8 +273,12 @@ impl Checkpoint {
             core.log.trimmed_to(self.marked, self.retention).is_none()
                 && core.log.trimmed_to(core.log.written(), self.retention).is_some()
         };
-        (long || self.is_pressed || core.log.bytes() > self.retention && wanted())
-            && self.retry_at.is_none_or(|at| now >= at)
+        let demanded = self.demanded.is_some_and(|cycle| self.finished <= cycle);
+        let due = match self.held_mark {
+            Some(_) => self.is_pressed,
+            None => long || demanded || self.is_pressed || core.log.bytes() > self.retention && wanted(),
+        };
+        due && self.retry_at.is_none_or(|at| now >= at)
     }
 
     /// Removes the oldest segments of a log that is longer than it may be, as far as no start needs them.
@@ -286,7 +321,7 @@ impl Checkpoint {
             && progress.marked() == Some(position)
         {
             self.stage = Stage::Idle;
-            self.marked = position;
+            (self.marked, self.finished) = (position, self.cycle);
             self.completed = Some(now);
             (self.pause, self.retry_at) = (FIRST_PAUSE, None);
         }
@@ -347,5 +382,7 @@ fn mark(core: &Core, held: &VersionVector) -> Mark {
         changed: rows.changed.iter().map(|actor| actor.0).collect(),
         times: rows.times.iter().map(|(region, time)| (region.to_string(), time.0)).collect(),
         depends: rows.table.depends().map(|(owner, by, sequence)| (owner.0, by.0, sequence)).collect(),
+        passed_over: core.log.index().passed_over().map(|(actor, upto)| (actor.0, upto)).collect(),
+        unfinished: rows.unfinished,
     }
 }

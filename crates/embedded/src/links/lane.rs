@@ -8,12 +8,21 @@ use tokio::sync::{Notify, watch};
 use super::feed::Feed;
 use crate::inbox::{Inbox, Incoming};
 use crate::outbox::Outbox;
+use crate::snapshot::Source;
 
 /// What may wait for one bulk connection. Each has at most one chunk of the log in memory. A range beyond it is dropped, and asked for again.
 const MAX_FEEDS: usize = 64;
 
 /// What the bulk connection is to carry, for the live link whose outbox stands beside it.
-pub(crate) type Load = (Feed, Arc<Outbox>);
+pub(crate) type Load = (Cargo, Arc<Outbox>);
+
+/// What is read piece by piece.
+#[derive(Debug)]
+pub(crate) enum Cargo {
+    Log(Feed),
+    /// In answer to an attempt.
+    Snapshot(Box<Source>, u64),
+}
 
 /// One peer's bulk connection; of several the latest.
 #[derive(Debug, Default)]
@@ -62,10 +71,23 @@ impl Lane {
         if feed.is_endless() {
             state.carried = Some(Arc::clone(outbox));
         }
-        state.loads.push_back((feed, Arc::clone(outbox)));
+        state.loads.push_back((Cargo::Log(feed), Arc::clone(outbox)));
         drop(state);
         self.offered.notify_one();
         None
+    }
+
+    /// Gives a snapshot to the connection, in the place of one that it has. False if there is no connection.
+    pub(crate) fn offer_snapshot(&self, source: Source, attempt: u64, outbox: &Arc<Outbox>) -> bool {
+        let mut state = self.lock();
+        if !state.attached {
+            return false;
+        }
+        state.loads.retain(|(cargo, _)| matches!(cargo, Cargo::Log(_)));
+        state.loads.push_back((Cargo::Snapshot(Box::new(source), attempt), Arc::clone(outbox)));
+        drop(state);
+        self.offered.notify_one();
+        true
     }
 
     /// A new connection: what an earlier one had to carry is lost with it.

@@ -60,7 +60,7 @@ impl<'l, S: AsyncRead + Unpin> Receiver<'l, S> {
         }
     }
 
-    /// A bulk connection: frames, and silence when there is nothing to catch up with.
+    /// A bulk connection: frames, blocks of a snapshot, and silence when there is nothing to catch up with.
     pub(crate) async fn bulk(mut self) -> io::Result<()> {
         loop {
             let (kind, bytes) = self.head().await?.body().await?;
@@ -86,16 +86,26 @@ impl<'l, S: AsyncRead + Unpin> Receiver<'l, S> {
                 while let Some((head, after)) = rest.split_first_chunk() {
                     let (kind, length) = wire::read_head(*head).map_err(invalid)?;
                     let (frame, after) = after.split_at_checked(length).ok_or(io::ErrorKind::InvalidData)?;
-                    if kind != Kind::Frame {
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, "only frames are packed"));
+                    match kind {
+                        Kind::Frame => self.frame(frame.to_vec(), outbox).await?,
+                        Kind::Block if outbox.is_none() => self.block(frame.to_vec()).await,
+                        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "it is never packed")),
                     }
-                    self.frame(frame.to_vec(), outbox).await?;
                     rest = after;
                 }
                 if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
             }
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "only frames come in bulk")),
+            Kind::Block if outbox.is_none() => {
+                self.block(bytes).await;
+                Ok(())
+            }
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "it never comes in bulk")),
         }
+    }
+
+    async fn block(&mut self, bytes: Vec<u8>) {
+        let (permit, peer) = (self.permit(bytes.len()).await, Arc::clone(&self.peer));
+        self.inbox.push(Incoming::Block { peer, bytes, permit });
     }
 
     async fn frame(&mut self, bytes: Vec<u8>, outbox: Option<&Arc<Outbox>>) -> io::Result<()> {

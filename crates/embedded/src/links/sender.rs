@@ -4,12 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use geode_replica::{Message, wire};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::feed::Feed;
-use super::lane::{Attached, Lane, Load};
+use super::lane::{Attached, Cargo, Lane, Load};
 use super::traffic::Traffic;
 use super::{Links, Peering, pack};
 use crate::log::{CHUNK, Segments};
@@ -161,7 +162,7 @@ pub(crate) async fn send_bulk(
 ) -> io::Result<()> {
     let (mut ready, mut spare) = (Vec::new(), Vec::new());
     // Goes back to its live link once what was read of it is sent.
-    let mut returning: Option<Load> = None;
+    let mut returning: Option<(Feed, Arc<Outbox>)> = None;
     loop {
         let next = attached.next();
         if next.is_none() && ready.is_empty() && returning.is_none() {
@@ -182,12 +183,15 @@ pub(crate) async fn send_bulk(
         spare = std::mem::replace(&mut ready, read);
         spare.clear();
         traffic.sent(ready.len(), plain);
-        if let Some((feed, outbox)) = load {
-            match feed.left(limit) {
+        match load {
+            Some((Cargo::Log(feed), outbox)) => match feed.left(limit) {
                 left if feed.is_endless() && left <= NEAR => returning = Some((feed, outbox)),
                 0 => {}
-                _ => attached.put_back((feed, outbox)),
-            }
+                _ => attached.put_back((Cargo::Log(feed), outbox)),
+            },
+            Some((Cargo::Snapshot(source, _), _)) if source.is_done() => {}
+            Some(load) => attached.put_back(load),
+            None => {}
         }
     }
 }
@@ -198,12 +202,27 @@ async fn read_packed(
     limit: u64,
     mut out: Vec<u8>,
 ) -> io::Result<(Option<Load>, usize, Vec<u8>)> {
-    let Some((mut feed, outbox)) = load else { return Ok((None, 0, out)) };
+    let Some((mut cargo, outbox)) = load else { return Ok((None, 0, out)) };
     let read = move || {
-        feed.read(limit, &mut out)?;
+        let read = match &mut cargo {
+            Cargo::Log(feed) => feed.read(limit, &mut out),
+            Cargo::Snapshot(source, attempt) => {
+                match source.read(&mut out, |out, length| wire::put_block_head(out, *attempt, length)) {
+                    Ok(()) => Ok(()),
+                    Err(error) => {
+                        // Whoever gets it is told; the connection has other things to carry.
+                        outbox.send(Message::Unable { reason: error.to_string() });
+                        return Ok((None, 0, Vec::new()));
+                    }
+                }
+            }
+        };
+        read?;
         let plain = out.len();
-        pack::pack(&mut out, 0)?;
-        Ok((Some((feed, outbox)), plain, out))
+        if plain > 0 {
+            pack::pack(&mut out, 0)?;
+        }
+        Ok((Some((cargo, outbox)), plain, out))
     };
     tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
 }

@@ -9,12 +9,16 @@
 //! headers included; `base` is the position of a segment's first byte, and also its file name. A record's crc covers
 //! its position, kind, length, the position up to which the log was known to be on disk, and the beginning of the
 //! body. The body of a frame is the frame, whose own checksum covers the rest; so nothing is summed twice. The body of
-//! an incarnation is its number: from there on the region writes as that actor.
+//! an incarnation is its number: from there on the region writes as that actor. The body of a join is the number of the
+//! snapshot that was joined there (its file stands in the data directory) and a byte that says how; it stands in segments
+//! of version 2 only.
 
 use geode_crdt::frame::{self, MAX_FRAME};
 
 /// The version that this release writes; golden bytes stand in `tests/golden`.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
+/// The oldest version whose segments are read, and written on where they end.
+const OLDEST: u16 = 1;
 /// Bytes of a record before its body.
 pub(crate) const RECORD: usize = 21;
 
@@ -37,6 +41,8 @@ pub(crate) enum Kind {
     Foreign,
     /// A new incarnation of this region.
     Incarnation,
+    /// A snapshot is joined.
+    Joined,
 }
 
 impl Kind {
@@ -45,11 +51,14 @@ impl Kind {
             Self::Own => 1,
             Self::Foreign => 2,
             Self::Incarnation => 3,
+            Self::Joined => 4,
         }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Own, Self::Foreign, Self::Incarnation].into_iter().find(|kind| kind.code() == code)
+        [Self::Own, Self::Foreign, Self::Incarnation, Self::Joined]
+            .into_iter()
+            .find(|kind| kind.code() == code)
     }
 }
 
@@ -64,9 +73,13 @@ pub(crate) struct Head {
 
 /// The bytes of a segment's header.
 pub(crate) fn header(base: u64, planet: &str, region: &str) -> Vec<u8> {
+    header_of(VERSION, base, planet, region)
+}
+
+fn header_of(version: u16, base: u64, planet: &str, region: &str) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&base.to_le_bytes());
     for name in [planet, region] {
         // Names are at most 255 bytes: `planet.toml` is checked when it is read.
@@ -106,7 +119,8 @@ pub(crate) fn check_header(bytes: &[u8], base: u64, planet: &str, region: &str) 
     if found_region != region {
         return Err(HeaderError::OtherRegion(found_region.to_owned()));
     }
-    if bytes.starts_with(&header(base, planet, region)) { Ok(()) } else { Err(HeaderError::Damaged) }
+    let is_header = version >= OLDEST && bytes.starts_with(&header_of(version, base, planet, region));
+    if is_header { Ok(()) } else { Err(HeaderError::Damaged) }
 }
 
 fn names(bytes: &[u8]) -> Option<(&str, &str)> {
@@ -178,6 +192,19 @@ pub(crate) const fn incarnation_body(incarnation: u64) -> [u8; 8] {
     incarnation.to_le_bytes()
 }
 
+/// The body of a record that says that a snapshot is joined, and how.
+pub(crate) fn joined_body(snapshot: u64, manner: u8) -> [u8; 9] {
+    let mut body = [manner; 9];
+    body[..8].copy_from_slice(&snapshot.to_le_bytes());
+    body
+}
+
+/// The snapshot that a record's body names, and how it is joined.
+pub(crate) fn read_joined(body: &[u8]) -> Option<(u64, u8)> {
+    let (snapshot, manner) = body.split_first_chunk()?;
+    Some((u64::from_le_bytes(*snapshot), *manner.first()?)).filter(|_| manner.len() == 1)
+}
+
 /// The incarnation that a record's body names.
 pub(crate) fn read_incarnation(body: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(body.try_into().ok()?))
@@ -197,10 +224,10 @@ mod tests {
 
     use super::*;
 
-    /// A segment as version 1 writes it: header, an incarnation, and a frame.
-    fn example() -> Vec<u8> {
+    /// A segment as a version writes it: header, an incarnation, a frame, and since version 2 a snapshot that is joined.
+    fn example_of(version: u16) -> Vec<u8> {
         let base = 1 << 26;
-        let mut out = header(base, "acme", "eu-west-1");
+        let mut out = header_of(version, base, "acme", "eu-west-1");
         let mut record = |kind: Kind, synced: u64, body: &[u8]| {
             let start = out.len();
             out.resize(start + RECORD, 0);
@@ -217,17 +244,34 @@ mod tests {
         let mut frame = Vec::new();
         builder.finish_into(&mut frame, &actors);
         record(Kind::Own, base + 70, &frame);
+        if version > 1 {
+            record(Kind::Joined, base + 70, &joined_body(0xfeed_f00d, 1));
+        }
         out
     }
 
+    fn example() -> Vec<u8> {
+        example_of(1)
+    }
+
     #[test]
-    fn a_segment_is_the_golden_bytes_of_version_1() {
-        let golden = include_str!("../../tests/golden/log-1.txt");
-        let lines: Vec<String> = example()
-            .chunks(32)
-            .map(|chunk| chunk.iter().map(|byte| format!("{byte:02x}")).collect())
-            .collect();
-        assert_eq!(golden.lines().collect::<Vec<_>>(), lines, "a change here is a new version of the log");
+    fn segments_are_the_golden_bytes_of_their_versions() {
+        let golden =
+            [include_str!("../../tests/golden/log-1.txt"), include_str!("../../tests/golden/log-2.txt")];
+        for (version, golden) in (1..).zip(golden) {
+            let lines: Vec<String> = example_of(version)
+                .chunks(32)
+                .map(|chunk| chunk.iter().map(|byte| format!("{byte:02x}")).collect())
+                .collect();
+            assert_eq!(
+                golden.lines().collect::<Vec<_>>(),
+                lines,
+                "a change here is a new version of the log"
+            );
+            assert_eq!(check_header(&example_of(version), 1 << 26, "acme", "eu-west-1"), Ok(()));
+        }
+        assert_eq!(read_joined(&joined_body(0xfeed_f00d, 2)), Some((0xfeed_f00d, 2)));
+        assert_eq!((read_joined(&[0; 8]), read_joined(&[0; 10])), (None, None));
     }
 
     #[test]
@@ -265,8 +309,8 @@ mod tests {
         assert_eq!(check(5, "acme", "eu-west-1"), Err(HeaderError::Damaged));
         assert_eq!(check_header(b"something else", 0, "acme", "eu-west-1"), Err(HeaderError::NotALog));
         let mut newer = bytes.clone();
-        newer[8] = 2;
-        assert_eq!(check_header(&newer, 0, "acme", "eu-west-1"), Err(HeaderError::NewerVersion(2)));
+        newer[8] = 3;
+        assert_eq!(check_header(&newer, 0, "acme", "eu-west-1"), Err(HeaderError::NewerVersion(3)));
         assert_eq!(check_header(b"GEODELOG", 0, "acme", "eu-west-1"), Err(HeaderError::Damaged));
     }
 }

@@ -12,6 +12,8 @@ const STRIDE: u64 = 64 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     frames: BTreeMap<ActorIndex, Vec<(u64, u64)>>,
+    /// Up to where an actor's entries are held without having been in this log, all of them or some.
+    passed_over: BTreeMap<ActorIndex, u64>,
     /// Where the log begins; what stood before was removed.
     from: u64,
 }
@@ -19,10 +21,24 @@ pub(crate) struct Index {
 impl Index {
     /// Takes note of a frame.
     pub(crate) fn note(&mut self, actor: ActorIndex, first_sequence: u64, position: u64) {
+        if first_sequence <= self.passed_over.get(&actor).copied().unwrap_or(0) {
+            return;
+        }
         let frames = self.frames.entry(actor).or_default();
         if frames.last().is_none_or(|(_, last)| position >= last + STRIDE) {
             frames.push((first_sequence, position));
         }
+    }
+
+    /// Entries of `actor` up to `upto` came with a snapshot: the log has at best some of them.
+    pub(crate) fn pass_over(&mut self, actor: ActorIndex, upto: u64) {
+        self.frames.remove(&actor);
+        self.passed_over.insert(actor, upto);
+    }
+
+    /// What came with snapshots, for the mark of a checkpoint.
+    pub(crate) fn passed_over(&self) -> impl Iterator<Item = (ActorIndex, u64)> {
+        self.passed_over.iter().map(|(actor, upto)| (*actor, *upto))
     }
 
     /// The frames noted at `position` or behind it: actor, first sequence, position.
@@ -47,7 +63,8 @@ impl Index {
     /// count with the first, so a little of what is still there is called removed as well.
     pub(crate) fn is_trimmed(&self, actor: ActorIndex, sequence: u64) -> bool {
         let first = self.frames.get(&actor).and_then(|frames| frames.first());
-        self.from > 0 && first.is_none_or(|(first, _)| sequence < *first)
+        self.passed_over.get(&actor).is_some_and(|upto| sequence <= *upto)
+            || self.from > 0 && first.is_none_or(|(first, _)| sequence < *first)
     }
 
     /// A position at or before the record that holds `sequence` of `actor`; `None` if the log holds nothing of it.

@@ -195,6 +195,34 @@ impl Log {
         format::finish_record(&mut self.batch, start, position, Kind::Incarnation, self.sync.synced());
     }
 
+    /// Says that a snapshot is joined here, as the first thing in a new segment. Of the actors in `gaps` the log will never
+    /// hold what is not in it now, up to the given entry; once this record is on the disk, so is all of that.
+    ///
+    /// # Errors
+    /// The segment cannot be made.
+    pub(crate) fn append_joined(
+        &mut self,
+        snapshot: u64,
+        manner: u8,
+        gaps: &[(ActorIndex, u64)],
+    ) -> io::Result<()> {
+        self.rotate()?;
+        let start = self.begin_record();
+        self.batch.extend_from_slice(&format::joined_body(snapshot, manner));
+        format::finish_record(
+            &mut self.batch,
+            start,
+            self.written + start as u64,
+            Kind::Joined,
+            self.sync.synced(),
+        );
+        for (actor, upto) in gaps {
+            self.index.pass_over(*actor, *upto);
+            self.batch_marks.push((self.written + self.batch.len() as u64, *actor, *upto));
+        }
+        Ok(())
+    }
+
     /// Hands the batch to the kernel, sees to it that there is room for the next one, and returns up to where the log
     /// reaches.
     ///

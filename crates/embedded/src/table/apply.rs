@@ -41,11 +41,11 @@ pub(crate) enum Trace {
 }
 
 /// Everything but the key itself that an operation touches.
-struct Books<'t> {
-    actors: &'t Actors,
-    digest: &'t mut Digest,
-    memory_bytes: &'t mut u64,
-    key_hash: u64,
+pub(super) struct Books<'t> {
+    pub(super) actors: &'t Actors,
+    pub(super) digest: &'t mut Digest,
+    pub(super) memory_bytes: &'t mut u64,
+    pub(super) key_hash: u64,
 }
 
 impl Table {
@@ -137,7 +137,12 @@ impl Table {
 
 /// Ends a change of an entry's rows. One without rows stays for as long as the disk may know of the key, and so does the
 /// knowledge that there are none where others are only on disk.
-fn settle(entry: OccupiedEntry<'_, Entry>, dirty: &mut usize, has_cold: bool, memory_bytes: &mut u64) {
+pub(super) fn settle(
+    entry: OccupiedEntry<'_, Entry>,
+    dirty: &mut usize,
+    has_cold: bool,
+    memory_bytes: &mut u64,
+) {
     let is_forgotten = entry.get().slot.is_absent() && !entry.get().is_stored();
     if is_forgotten && has_cold {
         entry.get().set_clean();
@@ -151,7 +156,13 @@ fn settle(entry: OccupiedEntry<'_, Entry>, dirty: &mut usize, has_cold: bool, me
     }
 }
 
-fn drop_dead(state: &mut KeyState, kind: Kind, element: &[u8], owner: ActorIndex, memory_bytes: &mut u64) {
+pub(super) fn drop_dead(
+    state: &mut KeyState,
+    kind: Kind,
+    element: &[u8],
+    owner: ActorIndex,
+    memory_bytes: &mut u64,
+) {
     let dropped = state.update(kind, element, |cell| {
         matches!(cell, CellState::Many(Some(_))) && cell.with_cell(|cell| cell.drop_dead(owner))
     });
@@ -241,7 +252,7 @@ impl Books<'_> {
         if siblings || state.live_kinds().nth(1).is_some() { Trace::Suspect } else { Trace::Clean }
     }
 
-    fn remove(&mut self, cell: &mut CellState, kind: Kind, element: &[u8], dot: Dot) {
+    pub(super) fn remove(&mut self, cell: &mut CellState, kind: Kind, element: &[u8], dot: Dot) {
         if let Some(put) = cell.remove(dot) {
             self.uncount_put(kind, element, put.dot, &put.value);
         }
@@ -280,7 +291,13 @@ impl Books<'_> {
         taken && after.is_some_and(|run| run.live_amount().is_none())
     }
 
-    fn recount_amount(&mut self, kind: Kind, element: &[u8], before: Option<Run>, after: Option<Run>) {
+    pub(super) fn recount_amount(
+        &mut self,
+        kind: Kind,
+        element: &[u8],
+        before: Option<Run>,
+        after: Option<Run>,
+    ) {
         let hash = |run: Run| {
             let amount = run.live_amount()?;
             Some(digest::amount_hash(self.key_hash, kind, element, run.dot(), amount, self.actors))
@@ -294,7 +311,7 @@ impl Books<'_> {
         }
     }
 
-    fn count_put(&mut self, kind: Kind, element: &[u8], dot: Dot, value: &[u8]) {
+    pub(super) fn count_put(&mut self, kind: Kind, element: &[u8], dot: Dot, value: &[u8]) {
         *self.memory_bytes += ROW_BYTES + (element.len() + value.len()) as u64;
         self.add_put(kind, element, dot, value);
     }
@@ -324,7 +341,7 @@ impl Books<'_> {
         self.subtract_put(Kind::Ttl, &[], row.dot, &record::NEVER);
     }
 
-    fn pack(&mut self, key: KeyName<'_>, row: PutRef<'_>) -> Box<[u8]> {
+    pub(super) fn pack(&mut self, key: KeyName<'_>, row: PutRef<'_>) -> Box<[u8]> {
         let bytes = record::pack(key, row);
         *self.memory_bytes += PACKED_BYTES + bytes.len() as u64;
         self.add_packed(row);
@@ -355,7 +372,7 @@ impl Books<'_> {
     }
 
     /// Makes any slot a full one, without changing its rows.
-    fn unpack<'s>(&mut self, slot: &'s mut Slot) -> &'s mut KeyState {
+    pub(super) fn unpack<'s>(&mut self, slot: &'s mut Slot) -> &'s mut KeyState {
         if let Slot::Packed(bytes) = slot {
             let mut state = Box::new(KeyState::new(record::key(bytes)));
             let row = record::row(bytes);
@@ -375,7 +392,7 @@ impl Books<'_> {
     }
 
     /// Packs a full slot again when its rows allow it.
-    fn repack(&mut self, slot: &mut Slot) {
+    pub(super) fn repack(&mut self, slot: &mut Slot) {
         let Slot::Full(state) = slot else { return };
         let (CellState::One(string), CellState::One(ttl)) = (state.string(), state.ttl()) else { return };
         let (key, packable) = (state.key(), string.dot == ttl.dot && string.time == ttl.time);

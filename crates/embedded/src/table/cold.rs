@@ -159,6 +159,28 @@ impl Table {
         true
     }
 
+    /// Reads the cold keys of a segment from the disk now.
+    pub(super) fn load_segment(&mut self, segment: usize) {
+        if let Some(disk) = self.cold.disk.clone().filter(|_| self.segments[segment].cold > 0) {
+            disk.read_segment(segment, &mut |hash, key, image| self.take_in_unless_there(hash, key, image));
+        }
+    }
+
+    /// The cold keys of a segment, which stay cold.
+    pub(super) fn cold_images(&self, segment: usize) -> Vec<Found> {
+        let mut found = Vec::new();
+        let Segment { entries, cold, .. } = &self.segments[segment];
+        if let Some(disk) = self.cold.disk.as_ref().filter(|_| *cold > 0) {
+            disk.read_segment(segment, &mut |hash, key, image| {
+                if entries.find(table_hash(hash), |entry| entry.is(hash, key)).is_none() {
+                    let (database, name) = (key.database, key.name.into());
+                    found.push(Found { hash, database, name, image: Some(image.into()) });
+                }
+            });
+        }
+        found
+    }
+
     /// Takes in a key that was read just now.
     pub(crate) fn take_in_unless_there(&mut self, hash: u64, key: KeyName<'_>, image: &[u8]) {
         let entries = &self.segments[segment_of(hash)].entries;

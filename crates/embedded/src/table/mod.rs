@@ -10,6 +10,7 @@ mod cell;
 mod cold;
 mod dead;
 mod entry;
+mod join;
 mod key;
 mod record;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use cold::Cold;
 pub(crate) use cold::{Disk, Fetched, Found, first_hash};
 use dead::DeadRuns;
 use entry::{Entry, Segment, Slot};
+pub(crate) use join::segment_count;
 use key::{Cells, KeyState};
 
 /// Bits of a key's hash that choose its segment: with 100 million keys a segment holds 50 000, rehashed in under a

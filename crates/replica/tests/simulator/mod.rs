@@ -481,6 +481,10 @@ impl Simulation {
                     let other = self.index_of(&peer);
                     self.cut(node, other);
                 }
+                Action::Fetch { .. }
+                | Action::SendSnapshot { .. }
+                | Action::Join
+                | Action::DiscardSnapshot { .. } => unreachable!("these logs are never cut"),
                 Action::NewIncarnation { .. } => self.nodes[node].begin_incarnation(),
                 Action::Report(report) => self.nodes[node].reports.push(report),
             }

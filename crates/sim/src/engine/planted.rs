@@ -113,6 +113,9 @@ impl SimEngine {
                 format!("a request for {from}..={to} of {}", actor.region)
             }
             Message::Refuse { reason } => format!("a refusal: {reason}"),
+            Message::Trimmed { actor, from } => format!("entry {from} of {actor} is in no log"),
+            Message::Ask { resume, .. } => format!("a question for a snapshot from {}", resume.len()),
+            Message::Unable { reason } => format!("no snapshot: {reason}"),
             Message::Durable { durable } => format!("an acknowledgement of {:?}", durable.0.values()),
         };
         (message, shown)

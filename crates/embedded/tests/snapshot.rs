@@ -1,0 +1,206 @@
+//! Regions that need what no log holds any more: past retention, or new.
+
+#![allow(clippy::unwrap_used)] // a test that unwraps fails, which is what it is for
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use geode_embedded::Config;
+use support::{Bulk, Network, Node, PLANET, assert_equal, eventually};
+use tempfile::TempDir;
+
+const AP: &str = "ap";
+const EU: &str = "eu";
+const US: &str = "us";
+const RETENTION: u64 = 20_000;
+const SEGMENT: u64 = 4_000;
+
+fn config(data: &Path, region: &str, peers: &[&str]) -> Config {
+    Config {
+        retention: RETENTION,
+        segment_bytes: SEGMENT,
+        // Only retention asks for checkpoints.
+        checkpoint_bytes: 1 << 40,
+        ..Config::new(data, PLANET, region, peers)
+    }
+}
+
+struct Planet {
+    network: Arc<Network>,
+    data: TempDir,
+}
+
+impl Planet {
+    fn new() -> Self {
+        Self { network: Network::new(), data: tempfile::tempdir().unwrap() }
+    }
+
+    fn start(&self, region: &str, peers: &[&str]) -> Node {
+        Node::start_with(&self.network, config(&self.data.path().join(region), region, peers))
+    }
+
+    fn has_snapshot(&self, region: &str) -> bool {
+        let files = std::fs::read_dir(self.data.path().join(region).join("snapshot"));
+        files.is_ok_and(|mut files| files.next().is_some())
+    }
+}
+
+/// Writes more than any log keeps.
+async fn write_much(node: &Node, round: usize) {
+    for number in 0..1_200 {
+        node.run(&format!("SET key:{} {round}:{number:040}", number % 100));
+        node.run("INCR count");
+        node.run(&format!("RPUSH list {number}"));
+        node.run(&format!("HSET hash field:{} {round}:{number}", number % 50));
+        if number % 7 == 0 {
+            node.run("DEL list");
+            node.run(&format!("HDEL hash field:{}", (number + 3) % 50));
+            node.run("DEL count");
+        }
+    }
+    eventually("the log is cut", async || node.stats().await.log_bytes <= RETENTION + SEGMENT).await;
+}
+
+fn shown(node: &Node) -> Vec<String> {
+    ["DBSIZE", "GET count", "LRANGE list 0 -1", "HLEN hash", "GET key:7"]
+        .map(|command| node.run(command))
+        .into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_was_away_past_retention_gets_all_rows_and_keeps_its_own() {
+    let planet = Planet::new();
+    let (ap, eu) = (planet.start(AP, &[EU]), planet.start(EU, &[AP]));
+    for command in ["SET before 1", "SADD set a b c", "INCRBY count 5", "SET short v PX 3600000"] {
+        ap.run(command);
+    }
+    eu.run("SET of-eu 1");
+    assert_equal(&[&ap, &eu]).await;
+    planet.network.cut(AP, EU);
+    write_much(&ap, 1).await;
+    for command in ["DEL before", "SREM set a", "SET short w"] {
+        ap.run(command);
+    }
+    // What eu writes meanwhile, and nobody has seen.
+    for command in ["SADD set d", "SREM set b", "INCRBY count 7", "SET mine 1", "HSET hash mine 1"] {
+        eu.run(command);
+    }
+    planet.network.heal(AP, EU);
+    assert_equal(&[&ap, &eu]).await;
+    assert_eq!(
+        (eu.run("GET before"), eu.run("GET mine"), ap.run("GET mine")),
+        ("nil".into(), "\"1\"".into(), "\"1\"".into())
+    );
+    assert_eq!(eu.run("GET short"), "\"w\"");
+    assert_eq!(shown(&ap), shown(&eu));
+    assert_eq!(ap.run("SCARD set"), "2");
+    // Both go on, over the normal links.
+    ap.run("SET after 1");
+    eu.run("INCR count");
+    assert_equal(&[&ap, &eu]).await;
+    eventually("the snapshot is not needed", async || !planet.has_snapshot(EU)).await;
+    assert_eq!(eu.stats().await.joining, None);
+    eu.stop();
+    let eu = planet.start(EU, &[AP]);
+    assert_equal(&[&ap, &eu]).await;
+    assert_eq!(shown(&ap), shown(&eu));
+    ap.stop();
+    eu.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_region_joins_when_no_log_reaches_back() {
+    let planet = Planet::new();
+    let (ap, us) = (planet.start(AP, &[EU, US]), planet.start(US, &[AP, EU]));
+    write_much(&ap, 1).await;
+    write_much(&us, 2).await;
+    assert_equal(&[&ap, &us]).await;
+    let eu = planet.start(EU, &[AP, US]);
+    let mut number = 0;
+    eventually("eu holds what ap writes", async || {
+        number += 1;
+        ap.run(&format!("SET going-on {number}"));
+        eu.vector().includes(&us.vector())
+    })
+    .await;
+    assert_equal(&[&ap, &us, &eu]).await;
+    assert_eq!(shown(&ap), shown(&eu));
+    eu.run("SET of-eu 1");
+    assert_equal(&[&ap, &us, &eu]).await;
+    for node in [ap, us, eu] {
+        node.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_breaks_again_and_again_goes_on_where_it_was() {
+    let planet = Planet::new();
+    let ap = planet.start(AP, &[EU]);
+    for key in 0..6_000 {
+        // Nothing that compresses well.
+        let value: String = (0u64..16)
+            .map(|word| format!("{:016x}", (key * 16 + word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+            .collect();
+        ap.run(&format!("SET key:{key} {value}"));
+    }
+    eventually("the log is cut", async || ap.stats().await.log_bytes <= RETENTION + SEGMENT).await;
+    planet.network.set_bulk(Bulk::BreaksAfter(300 << 10));
+    let (_, before) = planet.network.carried();
+    let eu = planet.start(EU, &[AP]);
+    assert_equal(&[&ap, &eu]).await;
+    let (_, carried) = planet.network.carried();
+    assert!((900 << 10..6 << 20).contains(&(carried - before)), "{} bytes in bulk", carried - before);
+    ap.stop();
+    eu.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joiner_that_is_killed_again_and_again_ends_with_the_same_rows() {
+    let planet = Planet::new();
+    let (ap, mut eu) = (planet.start(AP, &[EU]), planet.start(EU, &[AP]));
+    eu.run("INCRBY count 3");
+    ap.run("SADD set a b c");
+    assert_equal(&[&ap, &eu]).await;
+    for round in 0..6 {
+        planet.network.cut(AP, EU);
+        write_much(&ap, round).await;
+        eu.run("SADD set mine");
+        eu.run("INCRBY count 7");
+        planet.network.heal(AP, EU);
+        // At another moment of each round: while it comes, when it is here, when it is joined.
+        match round % 3 {
+            0 => eventually("something is here", async || planet.has_snapshot(EU)).await,
+            1 => eventually("it comes", async || eu.stats().await.joining.is_some()).await,
+            _ => eu.reaches(&ap.vector()).await,
+        }
+        eu.vanish(&planet.network, EU);
+        eu = planet.start(EU, &[AP]);
+        assert_equal(&[&ap, &eu]).await;
+        assert_eq!(shown(&ap), shown(&eu));
+    }
+    ap.stop();
+    eu.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_killed_goes_on_or_begins_again() {
+    let planet = Planet::new();
+    let mut ap = planet.start(AP, &[EU]);
+    for round in 0..3 {
+        write_much(&ap, round).await;
+    }
+    let eu = planet.start(EU, &[AP]);
+    for _ in 0..3 {
+        let comes = async || planet.has_snapshot(EU) || eu.vector().includes(&ap.vector());
+        eventually("it comes, or came", comes).await;
+        ap.vanish(&planet.network, AP);
+        ap = planet.start(AP, &[EU]);
+        ap.run("INCR count");
+    }
+    assert_equal(&[&ap, &eu]).await;
+    assert_eq!(shown(&ap), shown(&eu));
+    ap.stop();
+    eu.stop();
+}
