@@ -201,6 +201,7 @@ impl Embedded {
             engine.first_write = None;
         }
         engine.remember();
+        engine.begin_with_backup().map_err(OpenError::io(&engine.config.data.join(snapshot::DIRECTORY)))?;
         engine.publish();
         engine.note_trouble();
         Ok((engine, EmbeddedHandle::new(shared)))

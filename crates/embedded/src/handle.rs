@@ -18,8 +18,8 @@ use crate::engine::{Connection, Embedded};
 use crate::inbox::{Inbox, Incoming};
 use crate::links::{Channel, Links, PeerTraffic, Peering};
 use crate::outbox::Outbox;
-use crate::snapshot::JoinProgress;
-use crate::snapshot::Source;
+use crate::snapshot::backup::Backup;
+use crate::snapshot::{JoinProgress, Source};
 
 /// Questions to an engine. Cheap to clone; the answers come from the data thread, between two batches.
 #[derive(Clone, Debug)]
@@ -433,6 +433,16 @@ impl EmbeddedHandle {
     /// [`Stopped`]
     pub async fn stats(&self) -> Result<Stats, Stopped> {
         self.ask(|engine| engine.stats()).await
+    }
+
+    /// Begins a backup: the file's bytes are read from what is returned, on a thread that may block. To be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn backup(&self) -> Result<Backup, Stopped> {
+        let surroundings = self.ask(|engine| engine.snapshot_surroundings()).await?;
+        Ok(Backup::new(surroundings, runtime::Handle::current()))
     }
 
     /// Evicts a region that will not return: nobody waits for it any more, what it alone holds is lost, and it is refused

@@ -35,4 +35,5 @@ pub use handle::{ClosedActor, EmbeddedHandle, EvictError, HeldState, PeerStats, 
 pub use inspect::read_frames;
 pub use links::{Channel, PeerTraffic};
 pub use snapshot::JoinProgress;
+pub use snapshot::backup::{Backup, BackupSummary, RestoreError, check_backup, restore};
 pub use table::Table;

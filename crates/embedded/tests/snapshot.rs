@@ -204,3 +204,102 @@ async fn a_source_that_is_killed_goes_on_or_begins_again() {
     ap.stop();
     eu.stop();
 }
+
+/// Takes a backup of a region while it writes.
+async fn back_up(node: &Node, file: &Path) {
+    let mut backup = node.handle.backup().await.unwrap();
+    let path = file.to_owned();
+    let taken = tokio::task::spawn_blocking(move || {
+        let mut out = Vec::new();
+        while let Some(mut bytes) = backup.next_bytes().unwrap() {
+            out.append(&mut bytes);
+        }
+        std::fs::write(path, out).unwrap();
+    });
+    while !taken.is_finished() {
+        node.run("INCR meanwhile");
+        tokio::task::yield_now().await;
+    }
+    taken.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_restored_from_an_old_backup_undoes_no_deletion_and_uses_no_name_twice() {
+    let planet = Planet::new();
+    let (ap, eu) = (planet.start(AP, &[EU]), planet.start(EU, &[AP]));
+    ap.run("SET gone 1");
+    eu.run("SET of-eu 1");
+    eu.run("INCRBY count 5");
+    assert_equal(&[&ap, &eu]).await;
+    let (file, actor) = (planet.data.path().join("eu.backup"), eu.stats().await.actor);
+    back_up(&eu, &file).await;
+    ap.run("DEL gone");
+    eu.run("INCRBY count 2");
+    assert_equal(&[&ap, &eu]).await;
+    write_much(&ap, 3).await;
+    assert_equal(&[&ap, &eu]).await;
+    eu.vanish(&planet.network, EU);
+    let data = planet.data.path().join(EU);
+    let full = geode_embedded::restore(&file, &data, PLANET).unwrap_err().to_string();
+    assert!(full.contains("is not empty"), "{full}");
+    std::fs::remove_dir_all(&data).unwrap();
+    let other = geode_embedded::restore(&file, &data, "mars").unwrap_err().to_string();
+    assert!(other.contains("it is of planet \"tested\", not of \"mars\""), "{other}");
+    assert!(!data.exists());
+    let summary = geode_embedded::restore(&file, &data, PLANET).unwrap();
+    assert_eq!((summary.region.as_str(), summary.bytes), (EU, std::fs::metadata(&file).unwrap().len()));
+    let eu = planet.start(EU, &[AP]);
+    assert_equal(&[&ap, &eu]).await;
+    assert_eq!(shown(&ap), shown(&eu));
+    assert_eq!((eu.run("GET gone"), eu.run("GET of-eu")), ("nil".into(), "\"1\"".into()));
+    assert_ne!(eu.stats().await.actor, actor);
+    let is_closed = async || {
+        ap.stats().await.closed.iter().any(|closed| closed.actor.to_string() == actor && closed.end.is_some())
+    };
+    eventually("the regions agree where the old writer ended", is_closed).await;
+    eu.run("INCRBY count 1");
+    assert_equal(&[&ap, &eu]).await;
+    ap.stop();
+    eu.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_planet_begins_with_a_backup() {
+    let planet = Planet::new();
+    let eu = planet.start(EU, &[AP]);
+    for number in 0..3_000 {
+        eu.run(&format!("SET key:{number} {number}"));
+    }
+    eu.run("RPUSH list a b c");
+    eu.run("INCRBY count 41");
+    let file = planet.data.path().join("backup");
+    back_up(&eu, &file).await;
+    let meanwhile: i64 = eu.run("GET meanwhile").trim_matches('"').parse().unwrap();
+    eu.vanish(&planet.network, EU);
+    std::fs::remove_dir_all(planet.data.path().join(EU)).unwrap();
+    // Any region may begin with it; the others join.
+    geode_embedded::restore(&file, &planet.data.path().join(AP), PLANET).unwrap();
+    let ap = planet.start(AP, &[EU]);
+    eventually("it serves", async || ap.run("GET count") == "\"41\"").await;
+    let restored: i64 = ap.run("GET meanwhile").trim_matches('"').parse().unwrap_or(0);
+    assert!(restored <= meanwhile);
+    // And after a kill it is as it was.
+    ap.vanish(&planet.network, AP);
+    let ap = planet.start(AP, &[EU]);
+    let eu = planet.start(EU, &[AP]);
+    ap.run("INCR count");
+    assert_equal(&[&ap, &eu]).await;
+    assert_eq!(
+        (eu.run("GET count"), eu.run("LRANGE list 0 -1"), eu.run("GET key:77")),
+        ("\"42\"".into(), ap.run("LRANGE list 0 -1"), "\"77\"".into())
+    );
+    // A damaged one is no backup.
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = geode_embedded::check_backup(&file).unwrap_err().to_string();
+    assert!(error.contains("it ends early or is damaged"), "{error}");
+    ap.stop();
+    eu.stop();
+}

@@ -9,6 +9,7 @@
 //! | `/v1/explain?who=…[&format=text]` | the decision for a client |
 //! | `/v1/verify[?scope=planet][&examples=1,2]` | version vector and digests |
 //! | `/v1/conflicts[?scope=planet][&limit=20][&key=K][&since_us=T][&after_us=R:T,…][&wait_ms=1000]` | conflicts that were resolved; with `wait_ms`, as soon as there is one |
+//! | `/v1/backup` | a backup of this region, byte by byte; broken off if it cannot be completed |
 //! | POST `/v1/evict` `{"region":…,"force":…}` | evicts a region that will not return |
 //! | POST `/v1/rejoin` `{"region":…}` | lets an evicted region come back as new |
 //!
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
@@ -56,6 +58,7 @@ fn routes(geode: Arc<Geode>) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/verify", get(verify))
         .route("/v1/conflicts", get(conflicts))
+        .route("/v1/backup", get(backup))
         .route("/v1/evict", post(evict))
         .route("/v1/rejoin", post(rejoin))
         .fallback(unknown)
@@ -179,6 +182,13 @@ async fn conflicts(State(geode): State<Arc<Geode>>, Query(query): Query<Conflict
     answer(&geode, Question::Conflicts(question), query.scope).await
 }
 
+async fn backup(State(geode): State<Arc<Geode>>) -> Response {
+    match geode.backup().await {
+        Ok(body) => Body::new(body).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
 /// What to evict. JSON alone is read, which no page in a browser on this machine can send here unasked.
 #[derive(Deserialize)]
 struct EvictRequest {
@@ -236,6 +246,6 @@ async fn ask_planet(geode: &Geode, question: Question) -> PlanetReport<Value> {
 async fn unknown() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify, /v1/conflicts, /v1/evict and /v1/rejoin\n",
+        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify, /v1/conflicts, /v1/backup, /v1/evict and /v1/rejoin\n",
     )
 }

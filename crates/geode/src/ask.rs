@@ -24,6 +24,23 @@ pub(crate) enum AskError {
     Http(Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Asks `address` for `path` and returns the answer as soon as it begins. The connection lives as long as the answer is read.
+pub(crate) async fn open(
+    address: SocketAddr,
+    path: &str,
+) -> Result<http::Response<hyper::body::Incoming>, AskError> {
+    let stream = TcpStream::connect(address).await.map_err(AskError::Connect)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(other)?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .uri(path)
+        .header(header::HOST, address.to_string())
+        .body(Full::<Bytes>::default())
+        .map_err(other)?;
+    sender.send_request(request).await.map_err(other)
+}
+
 /// Asks `address` for `path`, with a JSON body if there is one, and reads the whole answer within `patience`.
 pub(crate) async fn ask(
     address: SocketAddr,

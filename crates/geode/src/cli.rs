@@ -12,9 +12,9 @@ use crate::chaos::{self, ChaosCommand};
 use crate::dev::{self, DevArguments};
 use crate::init::{self, InitArgs};
 use crate::operator::{
-    ConflictsArgs, ExplainArgs, OperatorError, Outcome, RegionArgs, StatusArgs, VerifyArgs,
+    BackupArgs, ConflictsArgs, ExplainArgs, Outcome, RegionArgs, RestoreArgs, StatusArgs, VerifyArgs,
 };
-use crate::operator::{conflicts, explain, region, status, verify};
+use crate::operator::{backup, conflicts, explain, region, restore, status, verify};
 use crate::run::{self, RunArgs};
 use crate::terminal::complain;
 
@@ -78,6 +78,19 @@ enum Command {
                             another region.\n\nExamples:\n  geode region evict us-east-1\n  geode region rejoin us-east-1"
     )]
     Region(RegionArgs),
+    /// Take a backup of a region's rows into a file, while it goes on.
+    #[command(
+        after_help = "The file appears when it is whole and checked. Every region holds all rows, so one is enough.\n\nExamples:\n  \
+                            geode backup monday.geode\n  geode backup /backups/monday.geode --admin http://127.0.0.1:7401 --json"
+    )]
+    Backup(BackupArgs),
+    /// Let a region begin with a backup: in a living planet it catches up from there, in an empty one it is the first.
+    #[command(
+        after_help = "The region must not run, and its data directory must be empty. It comes back as a new writer; no deletion \
+                            since the backup is undone.\n\nExamples:\n  geode restore monday.geode --config planet.toml --region \
+                            eu-west-1"
+    )]
+    Restore(RestoreArgs),
     /// Let something befall the planet of `geode dev`, and undo it.
     #[command(
         after_help = "Examples:\n  geode chaos kill us-east-1\n  geode chaos revive us-east-1\n  geode chaos \
@@ -129,6 +142,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Verify(arguments) => ask("verify", verify(arguments)),
         Command::Conflicts(arguments) => ask("conflicts", conflicts(arguments)),
         Command::Region(arguments) => ask("region", region(arguments)),
+        Command::Backup(arguments) => ask("backup", backup(arguments)),
+        Command::Restore(arguments) => ask("restore", restore(arguments)),
         Command::Chaos(arguments) => {
             chaos::run(&arguments.command, arguments.admin.as_deref(), arguments.json)
         }
@@ -145,7 +160,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Runs an operator's question to its end.
-fn ask(name: &str, question: impl Future<Output = Result<Outcome, OperatorError>>) -> ExitCode {
+fn ask<E: std::fmt::Display>(name: &str, question: impl Future<Output = Result<Outcome, E>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map(|runtime| runtime.block_on(question)) {
         Ok(Ok(outcome)) => outcome.into(),

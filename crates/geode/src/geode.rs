@@ -13,6 +13,7 @@ use geode_planet::{Planet, Program, RegionName};
 use geode_resp::RespMetrics;
 use serde_json::Value;
 
+use crate::backup_body::BackupBody;
 use crate::bundle::days_left_if_few;
 use crate::gossip::Gossip;
 use crate::membership::BEAT;
@@ -201,6 +202,15 @@ impl Geode {
             EvictError::NeedsForce(_) => format!("{error}. If it must be: --force"),
             _ => error.to_string(),
         })
+    }
+
+    /// The bytes of a backup of this region.
+    ///
+    /// # Errors
+    /// There is nothing to back up yet, or any more.
+    pub(crate) async fn backup(&self) -> Result<BackupBody, String> {
+        let store = self.store.get().ok_or("its store is reading its log")?;
+        store.backup().await.map(BackupBody::new).map_err(|error| error.to_string())
     }
 
     /// Lets an evicted region come back as new.

@@ -6,6 +6,7 @@
 
 mod admin;
 mod ask;
+mod backup_body;
 mod bundle;
 mod chaos;
 mod cli;

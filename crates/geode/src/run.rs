@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{IsTerminal as _, Read as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use geode_door::{NoRandomness, SessionKey};
 use geode_host::HostError;
 use geode_link::{Credentials, Identity};
-use geode_planet::{Planet, RegionName};
+use geode_planet::{Planet, Region, RegionName};
 
 use crate::bundle::{self, BundleFileError};
 use crate::dev;
@@ -42,12 +42,8 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
                         planet.toml --region eu-west-1 --bundle /etc/geode/eu-west-1.bundle\n\nRUST_LOG=debug shows more."
 )]
 pub(crate) struct RunArgs {
-    /// The planet's configuration.
-    #[arg(long, value_name = "FILE", default_value = "planet.toml")]
-    config: PathBuf,
-    /// Which of its regions this is.
-    #[arg(long, value_name = "NAME")]
-    region: String,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// This region's bundle, which `geode init` makes. A planet of one region needs none. [default: NAME.bundle beside
     /// the configuration]
     #[arg(long, value_name = "FILE")]
@@ -58,6 +54,37 @@ pub(crate) struct RunArgs {
     /// End when standard input ends or the parent process dies; for `geode dev`.
     #[arg(long, hide = true)]
     held: bool,
+}
+
+/// Which region of which planet.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgs {
+    /// The planet's configuration.
+    #[arg(long, value_name = "FILE", default_value = "planet.toml")]
+    config: PathBuf,
+    /// Which of its regions this is.
+    #[arg(long, value_name = "NAME")]
+    region: String,
+}
+
+impl ConfigArgs {
+    /// Reads the configuration, all of whose mistakes are told at once.
+    ///
+    /// # Errors
+    /// It cannot be read, is wrong, or has no such region.
+    pub(crate) fn read(&self) -> Result<(Planet, Region), RunError> {
+        let planet = read_planet(&self.config)?;
+        let region = planet.regions.get(self.region.as_str()).cloned();
+        let region = region.ok_or_else(|| {
+            let regions: Vec<&str> = planet.regions.keys().map(RegionName::as_str).collect();
+            let (wanted, file) = (&self.region, self.config.display());
+            RunError::Config(format!(
+                "--region: {file} has no region {wanted:?}; it has {}",
+                regions.join(", ")
+            ))
+        })?;
+        Ok((planet, region))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -136,13 +163,8 @@ fn colours() -> bool {
 }
 
 fn start(args: &RunArgs) -> Result<(), RunError> {
-    let planet = read_planet(args)?;
-    let region = planet.regions.get(args.region.as_str()).map(|region| region.name.clone());
-    let region = region.ok_or_else(|| {
-        let regions: Vec<&str> = planet.regions.keys().map(RegionName::as_str).collect();
-        let (wanted, file) = (&args.region, args.config.display());
-        RunError::Config(format!("--region: {file} has no region {wanted:?}; it has {}", regions.join(", ")))
-    })?;
+    let (planet, region) = args.config.read()?;
+    let region = region.name;
     let membership = membership(args, &planet, &region)?;
     let session_key = session_key(&planet, membership.as_ref())?;
     let system = |doing| move |source| RunError::System { doing, source };
@@ -170,23 +192,22 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
     }))
 }
 
-fn read_planet(args: &RunArgs) -> Result<Planet, RunError> {
+fn read_planet(config: &Path) -> Result<Planet, RunError> {
     let mut text = String::new();
-    let read =
-        File::open(&args.config).and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_string(&mut text));
+    let read = File::open(config).and_then(|file| file.take(MAX_CONFIG_BYTES).read_to_string(&mut text));
     read.map_err(|source| RunError::File {
-        file: args.config.clone(),
+        file: config.to_owned(),
         key: "the planet's configuration (--config)",
         source,
     })?;
-    let planet = Planet::parse(&text, &args.config.display().to_string())
+    let planet = Planet::parse(&text, &config.display().to_string())
         .map_err(|errors| RunError::Config(errors.to_string()))?;
     Ok(planet)
 }
 
 /// The proof that this is its region, which a planet of more than one demands.
 fn membership(args: &RunArgs, planet: &Planet, region: &RegionName) -> Result<Option<Membership>, RunError> {
-    let file = args.bundle.clone().unwrap_or_else(|| bundle::default_file(&args.config, region));
+    let file = args.bundle.clone().unwrap_or_else(|| bundle::default_file(&args.config.config, region));
     if planet.regions.len() == 1 && args.bundle.is_none() && !file.exists() {
         return Ok(None);
     }

@@ -172,6 +172,17 @@ impl Replica {
         self.look_whether_whole();
     }
 
+    /// What this region holds, or will before it speaks with anybody, is from a backup: until it has caught up with those in
+    /// touch it is a region that began with nothing.
+    pub fn begins_with_backup(&mut self) {
+        self.began_empty = true;
+    }
+
+    /// Whether rows of a snapshot are being joined.
+    pub const fn is_applying_snapshot(&self) -> bool {
+        self.snapshots.is_applied()
+    }
+
     /// Bytes of entries that came with a snapshot and wait for something.
     pub fn supplied_bytes(&self) -> usize {
         self.pending.bytes_of(SNAPSHOT)

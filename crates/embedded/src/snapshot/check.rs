@@ -33,6 +33,10 @@ impl Check {
         self.end.as_ref()
     }
 
+    pub(crate) const fn snapshot(&self) -> u64 {
+        self.snapshot
+    }
+
     /// Images so far.
     pub(crate) const fn keys(&self) -> u64 {
         self.keys
@@ -46,15 +50,15 @@ impl Check {
         [&self.resume[..], &self.crc.to_le_bytes()].concat()
     }
 
-    /// Takes the next block.
+    /// Takes the next block, of a snapshot of `planet` if that matters.
     ///
     /// # Errors
     /// In words: it does not follow, or is none that any source sends.
-    pub(crate) fn take(&mut self, block: &Block<'_>, planet: &str) -> Result<(), String> {
+    pub(crate) fn take(&mut self, block: &Block<'_>, planet: Option<&str>) -> Result<(), String> {
         if block.kind == Kind::Begin {
             *self = Self::default();
             let begin = Begin::read(block.content).map_err(text)?;
-            if begin.planet != planet {
+            if let Some(planet) = planet.filter(|planet| *planet != begin.planet) {
                 return Err(format!("it is of planet \"{}\", not of \"{planet}\"", begin.planet));
             }
             self.snapshot = block.snapshot;

@@ -11,6 +11,7 @@
 //! It is the shape of PostgreSQL's `pg_basebackup -X stream`: a copy of data that changes, with the log from its beginning
 //! to its end, of which nothing is usable before that end.
 
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod format;
 pub(crate) mod join;
@@ -100,13 +101,14 @@ impl Snapshots {
             attempt: 0,
             told: 0,
         };
-        this.clean(joined)?;
+        this.clean(&[joined, backup::marked(&this.directory)?])?;
         Ok(this)
     }
 
     /// Removes whole snapshots that nothing needs.
-    fn clean(&self, needed: Option<u64>) -> io::Result<()> {
-        let needed = needed.map(|id| staging::path(&self.directory, id));
+    fn clean(&self, needed: &[Option<u64>]) -> io::Result<()> {
+        let needed = needed.iter().flatten().map(|id| staging::path(&self.directory, *id));
+        let needed: Vec<PathBuf> = needed.collect();
         let files = match fs::read_dir(&self.directory) {
             Ok(files) => files,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -115,7 +117,7 @@ impl Snapshots {
         for file in files {
             let path = file?.path();
             let is_whole = path.extension().is_some_and(|extension| extension == "snapshot");
-            if is_whole && needed.as_ref() != Some(&path) {
+            if is_whole && !needed.contains(&path) {
                 fs::remove_file(path)?;
             }
         }
@@ -323,6 +325,11 @@ impl Embedded {
         // What came over the links meanwhile was dropped, or is delivered now.
         self.act();
         true
+    }
+
+    /// Whether rows of a snapshot are being joined.
+    const fn is_applying(&self) -> bool {
+        self.snapshots.joining.is_some()
     }
 
     /// Delivers what came with the snapshot behind its start.

@@ -146,7 +146,7 @@ impl Work {
         let Ok(mut blocks) = Blocks::new(&file) else { return fs::remove_file(&path) };
         let mut whole = blocks.position;
         while let Some(block) = blocks.next()? {
-            if self.check.take(&block, &self.planet).is_err() {
+            if self.check.take(&block, Some(&self.planet)).is_err() {
                 break;
             }
             if block.kind == Kind::End {
@@ -198,7 +198,7 @@ impl Work {
         let kept = |error: io::Error| format!("it cannot be kept here: {error}");
         let (_, bytes) = wire::split_block(bytes).ok_or("it is too short")?;
         let block = format::read_block(bytes).map_err(|error| error.to_string())?;
-        self.check.take(&block, &self.planet)?;
+        self.check.take(&block, Some(&self.planet))?;
         if block.kind == Kind::Begin {
             self.file = None;
             let mut file = File::create(self.directory.join(INCOMING)).map_err(kept)?;

@@ -68,7 +68,7 @@ fn take(blocks: &[Vec<u8>]) -> Result<Check, String> {
     let mut check = Check::default();
     for bytes in blocks {
         let block = read_block(bytes).map_err(|error| error.to_string())?;
-        check.take(&block, PLANET)?;
+        check.take(&block, Some(PLANET))?;
     }
     Ok(check)
 }
@@ -83,7 +83,7 @@ fn a_snapshot_is_the_golden_bytes_of_version_1() {
     let mut read = Blocks::new(&bytes[..]).unwrap();
     let mut check = Check::default();
     while let Some(block) = read.next().unwrap() {
-        check.take(&block, PLANET).unwrap();
+        check.take(&block, Some(PLANET)).unwrap();
     }
     assert_eq!((read.position, check.keys()), (bytes.len() as u64, 1));
     assert_eq!(check.end().unwrap().end.values().collect::<Vec<_>>(), [&4, &9]);
@@ -141,7 +141,7 @@ fn a_snapshot_that_says_more_than_it_holds_is_refused() {
     assert_eq!(refused(&one_more), "it does not hold as many keys as it says");
     assert!(
         Check::default()
-            .take(&read_block(&whole[0]).unwrap(), "mars")
+            .take(&read_block(&whole[0]).unwrap(), Some("mars"))
             .unwrap_err()
             .contains("it is of planet \"acme\", not of \"mars\"")
     );

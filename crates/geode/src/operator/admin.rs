@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{Method, Uri};
+use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::OperatorError;
-use crate::ask::{AskError, ask};
+use crate::ask::{AskError, ask, open};
 use crate::dev::{DEFAULT_DATA, RUNNING_FILE};
 
 /// A geode asks others for up to eleven seconds (dial, answer) before it answers for the planet.
@@ -88,6 +89,23 @@ impl Admin {
     /// No answer, or a refusal in words.
     pub(crate) async fn ask_text(&self, path: &str) -> Result<String, OperatorError> {
         self.exchange(Method::GET, path, None).await
+    }
+
+    /// Asks for `path`, whose answer may be long and take its time, and returns its body once it begins.
+    ///
+    /// # Errors
+    /// No answer, or a refusal in words.
+    pub(crate) async fn stream(&self, path: &str) -> Result<hyper::body::Incoming, OperatorError> {
+        let silent = || OperatorError::Silent(format!("http://{}", self.address));
+        let response =
+            tokio::time::timeout(PATIENCE, open(self.address, path)).await.map_err(|_| silent())?;
+        let response = response.map_err(|_| silent())?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let body = response.into_body().collect().await.map_err(|error| self.garbled(path, error))?;
+        let text = String::from_utf8_lossy(&body.to_bytes()).trim_end().to_owned();
+        Err(OperatorError::Refused(text))
     }
 
     async fn exchange(

@@ -2,6 +2,7 @@
 //! whether the answer is good.
 
 mod admin;
+mod backup;
 mod conflicts;
 mod explain;
 mod moment;
@@ -10,6 +11,7 @@ pub(crate) mod status;
 pub(crate) mod verify;
 
 pub(crate) use admin::{Admin, AdminArgs};
+pub(crate) use backup::{BackupArgs, RestoreArgs, backup, restore};
 pub(crate) use conflicts::{ConflictsArgs, conflicts};
 pub(crate) use explain::{ExplainArgs, explain};
 pub(crate) use region::{RegionArgs, region};

@@ -278,3 +278,44 @@ fn planet_name(planet: &Planet) -> String {
     let text = std::fs::read_to_string(&file).unwrap();
     geode_planet::Planet::parse(&text, "planet.toml").unwrap().name
 }
+
+#[test]
+fn a_region_begins_with_a_backup_and_no_deletion_is_undone() {
+    let directory = tempfile::tempdir().unwrap();
+    let planet = Planet::start(directory.path(), &["--wan", "none"]);
+    let first = planet.region(0, "name");
+    planet.redis(1).unwrap().sadd::<_, _, ()>("drinks", "tea").unwrap();
+    planet.redis(1).unwrap().sadd::<_, _, ()>("drinks", "milk").unwrap();
+    planet.expect(&["verify"]);
+    let file = directory.path().join("drinks.backup");
+    let file = file.to_str().unwrap();
+    let report: serde_json::Value =
+        serde_json::from_str(&planet.expect(&["backup", file, "--json"])).unwrap();
+    assert_eq!(report["bytes"].as_u64(), Some(std::fs::metadata(file).unwrap().len()));
+    let again = planet.geode(&["backup", file]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
+    planet.redis(1).unwrap().srem::<_, _, ()>("drinks", "milk").unwrap();
+    planet.expect(&["verify"]);
+    planet.expect(&["chaos", "kill", &first]);
+    let config = planet.data.join("planet.toml");
+    let restore = || {
+        let mut restore = std::process::Command::new(crate::support::GEODE);
+        restore.args(["restore", file, "--region", &first, "--config"]).arg(&config);
+        restore.output().unwrap()
+    };
+    let refused = restore();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is not empty"), "{refused:?}");
+    std::fs::remove_dir_all(planet.data.join(&first)).unwrap();
+    let restored = restore();
+    assert!(restored.status.success(), "{restored:?}");
+    planet.expect(&["chaos", "revive", &first]);
+    wait_for("a write in the region that came back", || {
+        let open = planet.redis(0).ok();
+        open.is_some_and(|mut open| open.sadd::<_, _, ()>("drinks", "juice").is_ok())
+    });
+    planet.expect(&["verify"]);
+    for region in 0..REGIONS {
+        let drinks: BTreeSet<String> = planet.redis(region).unwrap().smembers("drinks").unwrap();
+        assert_eq!(drinks, ["juice", "tea"].map(str::to_owned).into(), "region {region}");
+    }
+}
