@@ -22,7 +22,7 @@ use geode_store::{Engine, Extent, FlushError, Need, Position, Ticket, View};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 
-use crate::checkpoint::{self, Checkpoint as OnDisk, Owner};
+use crate::checkpoint::{self, Checkpoint as OnDisk, Owner, SharedFile};
 use crate::cold::Cold;
 use crate::config::{Config, FsyncMode};
 use crate::conflict::{ConflictLog, ConflictWriter, Conflicts};
@@ -258,6 +258,11 @@ impl Embedded {
     /// Checkpoints that could not be written since this process started; each is tried again.
     pub fn failed_checkpoints(&self) -> u64 {
         self.on_disk.failures()
+    }
+
+    /// Where keys are that are on disk alone, if there are any.
+    pub(crate) fn disk_of_cold_keys(&self) -> Option<Arc<SharedFile>> {
+        (self.core.rows.table.cold_keys() > 0).then(|| Arc::clone(self.on_disk.file()))
     }
 
     pub(crate) fn core(&self) -> &Core {
@@ -871,6 +876,10 @@ impl Engine for Embedded {
 
     fn memory_bytes(&self) -> Option<u64> {
         Some(self.core.rows.table.memory_bytes())
+    }
+
+    fn memory_limit(&self) -> Option<(u64, u64)> {
+        self.config.memory.map(|limit| (limit, self.core.rows.table.cold_keys()))
     }
 
     fn regions(&self) -> usize {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime};
+use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime, KeyName};
 use geode_replica::Vector;
 use geode_store::{Engine, View};
 use tokio::runtime;
@@ -401,12 +401,32 @@ impl EmbeddedHandle {
         .await
     }
 
-    /// Up to `limit` keys (database, name) of a key range of the digest, for people. Linear in all keys.
+    /// Up to `limit` keys (database, name) of a key range of the digest, for people. Linear in all keys; those on disk are
+    /// read beside the data thread.
     ///
     /// # Errors
     /// [`Stopped`]
     pub async fn example_keys(&self, range: u8, limit: usize) -> Result<Vec<(u8, Vec<u8>)>, Stopped> {
-        self.ask(move |engine| engine.core().rows.table.keys_of_range(range, limit)).await
+        let (mut keys, disk) = self
+            .ask(move |engine| {
+                (engine.core().rows.table.keys_of_range(range, limit), engine.disk_of_cold_keys())
+            })
+            .await?;
+        let Some(disk) = disk.filter(|_| keys.len() < limit) else { return Ok(keys) };
+        let room = limit - keys.len();
+        let in_memory = keys.clone();
+        let looked = tokio::task::spawn_blocking(move || disk.keys_of_range(range, room, &in_memory)).await;
+        let found = looked.ok().and_then(Result::ok).unwrap_or_default();
+        // Some may be gone since the disk was told of them.
+        let held = self.ask(move |engine| {
+            let table = &engine.core().rows.table;
+            let is_gone = |(database, name): &(u8, Vec<u8>)| {
+                matches!(table.key(KeyName { database: *database, name }), Ok(None))
+            };
+            found.into_iter().filter(|key| !is_gone(key)).collect::<Vec<_>>()
+        });
+        keys.extend(held.await?);
+        Ok(keys)
     }
 
     /// The conflicts that are asked for, and the counts by rule. Never waits for the data thread; what is older than memory

@@ -188,6 +188,15 @@ impl Scrape {
             "Whether writes are refused because the disk does not take them",
             self.refuses_writes,
         )?;
+        if let Some(limit) = store.memory_limit {
+            page.gauge("geode_store_memory_limit_bytes", "What rows may take in memory", limit as f64)?;
+            page.gauge("geode_store_cold_keys", "Keys that are on disk alone", store.cold_keys as f64)?;
+            let fetched = store.fetched_keys;
+            page.counter("geode_store_fetched_keys", "Keys read from the disk for commands", fetched)?;
+            let waited = store.waited_keys;
+            page.counter("geode_store_waited_keys", "Keys read from the disk while all waited", waited)?;
+            page.counter("geode_store_evicted_keys", "Keys that left the memory", store.evicted_keys)?;
+        }
         page.gauge("geode_store_log_bytes", "Log on disk", store.log_bytes as f64)?;
         let tail = store.log_tail_bytes as f64;
         page.gauge(

@@ -131,6 +131,7 @@ fn config<'a>(planet: &Planet, region: &Region, peers: impl Iterator<Item = &'a 
     Config {
         fsync,
         retention,
+        memory: region.settings.memory_bytes,
         ..Config::new(&region.settings.data, &planet.name, region.name.as_str(), &peers)
     }
 }

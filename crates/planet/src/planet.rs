@@ -62,6 +62,8 @@ pub struct Settings {
     pub data: PathBuf,
     /// `retention`, bytes of log that are kept for regions that are away: 20 GiB unless said otherwise.
     pub retention_bytes: u64,
+    /// `memory`, bytes that rows may take in memory; no limit unless said otherwise.
+    pub memory_bytes: Option<u64>,
 }
 
 /// `[service]`: the users' own process.

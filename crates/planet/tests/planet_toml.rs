@@ -23,6 +23,7 @@ public = ["198.51.100.10"]
 link = "eu.acme.example:7400"
 data = "/srv/geode"
 retention = "512MiB"
+memory = "64MiB"
 redis.listen = "127.0.0.12:6379"
 door = { listen = [":8080", "127.0.0.12:8081"] }
 admin.listen = "127.0.0.12:7401"
@@ -41,6 +42,7 @@ health = { path = "/healthz", interval = "500ms", up = 1, down = 4 }
 engine = "embedded"
 data = "/data"
 retention = "2GiB"
+memory = "1GiB"
 fsync = "always"
 conditional = "local"
 
@@ -110,6 +112,7 @@ fn a_region_binds_what_it_says_else_what_the_planet_says_else_the_default() {
             admin_listen: address("127.0.0.12:7401"),
             data: "/srv/geode".into(),
             retention_bytes: 512 << 20,
+            memory_bytes: Some(64 << 20),
         }
     );
     assert_eq!(
@@ -121,6 +124,7 @@ fn a_region_binds_what_it_says_else_what_the_planet_says_else_the_default() {
             admin_listen: address("127.0.0.1:7402"),
             data: "/data".into(),
             retention_bytes: 2 << 30,
+            memory_bytes: Some(1 << 30),
         }
     );
     assert_eq!(settings("us-east-1").link_listen, Some(address("10.0.1.5:7400")));
@@ -135,6 +139,7 @@ fn a_region_binds_what_it_says_else_what_the_planet_says_else_the_default() {
             admin_listen: address("127.0.0.1:7401"),
             data: "/var/lib/geode".into(),
             retention_bytes: 20 << 30,
+            memory_bytes: None,
         }
     );
     assert_eq!(least.service, None);
@@ -178,7 +183,7 @@ health = { interval = "2", down = 0 }
 [store]
 engine = "cassandra"
 fsync = "sometimes"
-memory = "2GiB"
+memory = "2MiB"
 retention = "5MB"
 [steering]
 on_all_down = "opne"
@@ -207,7 +212,7 @@ planet.toml:14: service.health.interval: "2" is not a time from 100ms to 60m; wr
 planet.toml:14: service.health.down: 0 is not a whole number from 1 to 100; write it like 1
 planet.toml:16: store.engine: the Cassandra engine is not built yet; use "embedded"
 planet.toml:17: store.fsync: "sometimes" is none of "always", "everysec", "never"; write "always" or "everysec" or "never"
-planet.toml:18: store.memory: a limit on memory is not built yet; remove it for now
+planet.toml:18: store.memory: "2MiB" is not a size of at least 64MiB; write it like "512MiB" or "20GiB"
 planet.toml:19: store.retention: "5MB" is not a size of at least 256MiB; write it like "512MiB" or "20GiB"
 planet.toml:21: steering.on_all_down: "opne" is none of "open", "empty"; did you mean "open"?
 planet.toml:22: steering.band: "1h" is not a time from 0ms to 1s; write it like "500ms" or "2s"

@@ -150,6 +150,11 @@ pub trait Engine {
         None
     }
 
+    /// The bytes that rows may take in memory, and how many keys are on disk alone, if memory is limited.
+    fn memory_limit(&self) -> Option<(u64, u64)> {
+        None
+    }
+
     /// How many regions the planet has; in a planet of one, conditional writes are exact.
     fn regions(&self) -> usize;
 

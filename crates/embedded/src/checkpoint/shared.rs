@@ -1,13 +1,14 @@
 //! The open file, for the thread that writes it and for those that read cold keys.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use geode_crdt::KeyName;
+use geode_crdt::{KeyName, digest};
 
 use super::file::{CheckpointFile, FileError, Look, Owner};
-use crate::table::Disk;
+use crate::table::{Disk, SEGMENTS};
 
 /// How long a thread that needs a key waits before it asks a failing disk again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -74,6 +75,32 @@ impl SharedFile {
             self.close();
         }
         result
+    }
+
+    /// Up to `limit` keys (database, name) of a range of the digest that are not among `known`. Linear in all keys.
+    pub(crate) fn keys_of_range(
+        &self,
+        range: u8,
+        limit: usize,
+        known: &[(u8, Vec<u8>)],
+    ) -> Result<Vec<(u8, Vec<u8>)>, FileError> {
+        let known: BTreeSet<(u8, &[u8])> =
+            known.iter().map(|(database, name)| (*database, &name[..])).collect();
+        let mut found = Vec::new();
+        for segment in 0..SEGMENTS {
+            self.look(|keys| {
+                keys.segment(segment, |_, key, _| {
+                    let is_wanted = digest::range_of(digest::key_hash(key)) == usize::from(range);
+                    if found.len() < limit && is_wanted && !known.contains(&(key.database, key.name)) {
+                        found.push((key.database, key.name.to_vec()));
+                    }
+                })
+            })?;
+            if found.len() >= limit {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

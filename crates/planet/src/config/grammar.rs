@@ -30,6 +30,9 @@ const DEFAULT_DATA: &str = "/var/lib/geode";
 const DEFAULT_RETENTION: u64 = 20 << 30;
 /// Whole segments of 64 MiB are removed: with fewer than four the log would often be much shorter than it may be.
 const LEAST_RETENTION: u64 = 256 << 20;
+/// Room for the index of the keys on disk, the batch that is being written, and some thousand keys: with less, most commands
+/// would wait for the disk.
+const LEAST_MEMORY: u64 = 64 << 20;
 /// gdnsd waits ten checks; these are for checks that cost a service nothing and a planet that heals in seconds.
 const DEFAULT_CHECKS: (Duration, u32, u32) = (Duration::from_secs(2), 2, 3);
 const DEFAULT_IN_FLIGHT: u32 = 50;
@@ -98,6 +101,7 @@ struct Bindings {
     admin_listen: Option<SocketAddr>,
     data: Option<PathBuf>,
     retention_bytes: Option<u64>,
+    memory_bytes: Option<u64>,
 }
 
 impl Bindings {
@@ -131,7 +135,7 @@ fn read_store(mut section: Section<'_>, bindings: &mut Bindings) -> Store {
     let conditionals = [("reject", Conditional::Reject), ("local", Conditional::Local)];
     let conditional = section.take("conditional", |conditional| value::choice(conditional, &conditionals));
     bindings.data = section.take("data", value::path);
-    section.not_built("memory", "a limit on memory");
+    bindings.memory_bytes = section.take("memory", read_memory);
     bindings.retention_bytes = section.take("retention", read_retention);
     section.not_built("home", "a home for everything");
     section.not_built("homes", "a home for a prefix");
@@ -200,6 +204,7 @@ fn read_region(
     let capacity = section.take("capacity", value::capacity).unwrap_or(1.0);
     let data = section.take("data", value::path);
     let retention = section.take("retention", read_retention);
+    let memory = section.take("memory", read_memory);
     let own = Bindings::read(section);
     let settings = Settings {
         link_listen: link_listen.or_else(|| link.as_ref().map(HostPort::listen)),
@@ -211,6 +216,7 @@ fn read_region(
         admin_listen: own.admin_listen.or(shared.admin_listen).unwrap_or(DEFAULT_ADMIN_LISTEN),
         data: data.or_else(|| shared.data.clone()).unwrap_or_else(|| DEFAULT_DATA.into()),
         retention_bytes: retention.or(shared.retention_bytes).unwrap_or(DEFAULT_RETENTION),
+        memory_bytes: memory.or(shared.memory_bytes),
     };
     check_bindings(section, &settings);
     Some(Region { name: name?, place: place?, public, link, capacity, settings })
@@ -218,6 +224,10 @@ fn read_region(
 
 fn read_retention(value: &DeValue<'_>) -> Found<u64> {
     value::bytes(value, LEAST_RETENTION)
+}
+
+fn read_memory(value: &DeValue<'_>) -> Found<u64> {
+    value::bytes(value, LEAST_MEMORY)
 }
 
 fn default_door_listen() -> Vec<SocketAddr> {

@@ -188,7 +188,9 @@ impl<E: Engine> Store<E> {
                 if let Some(bytes) = self.engine.memory_bytes() {
                     *text += &format!("used_memory:{bytes}\r\n");
                 }
-                *text += "maxmemory:0\r\nmaxmemory_policy:noeviction\r\n";
+                let (limit, cold_keys) = self.engine.memory_limit().unwrap_or_default();
+                *text += &format!("maxmemory:{limit}\r\nmaxmemory_policy:noeviction\r\n");
+                *text += &format!("geode_cold_keys:{cold_keys}\r\n");
             }
             "replication" => {
                 let others = self.engine.regions().saturating_sub(1);
