@@ -5,6 +5,7 @@
 mod build;
 #[cfg(target_os = "linux")]
 mod link;
+mod memory;
 mod planet;
 mod process;
 mod redis_client;
@@ -36,6 +37,20 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// One geode with a limit on memory and a real redis-server without: load, memory, random reads, restart.
+    Memory {
+        #[arg(long, default_value_t = 10_000_000)]
+        keys: u64,
+        /// `store.memory` of the geode.
+        #[arg(long, default_value = "256MiB")]
+        memory: String,
+        /// Random reads of each kind.
+        #[arg(long, default_value_t = 1_000_000)]
+        reads: u64,
+        /// A binary that is built already, instead of one of the profile `dist`.
+        #[arg(long)]
+        binary: Option<PathBuf>,
+    },
     /// A region that was away catches up over a long path that loses packets, while the others write (root, Linux).
     #[cfg(target_os = "linux")]
     Link {
@@ -55,6 +70,11 @@ pub(crate) fn run(what: &Bench) -> Outcome {
             store::run(&dist_binary()?, *rounds, *requests)
         }
         Bench::Planet { seconds } => planet::run(&dist_binary()?, *seconds),
+        Bench::Memory { keys, memory, reads, binary } => {
+            install::programs(&install::FOR_BENCHMARKS)?;
+            let binary = binary.clone().map_or_else(dist_binary, Ok)?;
+            memory::run(&binary, *keys, memory, *reads)
+        }
         #[cfg(target_os = "linux")]
         Bench::Link { missed } => {
             install::programs(&install::FOR_BENCHMARKS)?;

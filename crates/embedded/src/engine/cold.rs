@@ -257,3 +257,34 @@ fn scans_and_flushes_reach_keys_on_disk() {
     pair.open(true);
     assert_eq!(execute(pair.store(), &mut session, "GET key:7"), Value::Null);
 }
+
+/// Keys on disk whose deadline has passed are found there and swept, with those that were deleted before.
+#[test]
+fn expired_keys_on_disk_are_swept() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    for number in 0..600 {
+        execute(pair.store(), &mut session, &format!("SET key:{number} v PX 1000"));
+    }
+    execute(pair.store(), &mut session, "SET inert v PX 1000");
+    execute(pair.store(), &mut session, "DEL inert");
+    execute(pair.store(), &mut session, "SET later v PX 100000000");
+    execute(pair.store(), &mut session, "SET for-ever v");
+    pair.store().engine.cool();
+    let table = &pair.store().engine.core.rows.table;
+    assert_eq!(table.resident_keys(), (0, 0), "all of it is on disk alone");
+    let until = Instant::now() + DEADLINE;
+    while pair.store().engine.core.rows.table.cold_keys() > 2
+        || pair.store().engine.core.rows.table.live_keys() > 2
+    {
+        assert!(Instant::now() < until, "{:?}", pair.store().engine.core.rows.table.cold_keys());
+        pair.store().engine.set_wall(HybridTime(WALL.0 + 10_000_000));
+        pair.store().sweep(128);
+        pair.store().engine.turn();
+        std::thread::yield_now();
+    }
+    pair.store().engine.cool();
+    pair.open(true);
+    assert_eq!(execute(pair.store(), &mut session, "DBSIZE"), Value::Integer(2));
+    assert_eq!(pair.store().engine.core.rows.table.cold_keys(), 2, "nothing is left of the others");
+}
