@@ -36,7 +36,6 @@ use crate::log::{Durability, Event, SyncThread};
 use crate::outbox::{Outbox, Range, Stream};
 use crate::recovery;
 use crate::rows::Rows;
-use crate::snapshot::join::Manner;
 use crate::snapshot::{self, Snapshots};
 use crate::table::{Origin, Table};
 use crate::trouble::Trouble;
@@ -441,7 +440,7 @@ impl Embedded {
                 }
                 Action::Fetch { peer } => self.fetch_snapshot(&peer),
                 Action::SendSnapshot { peer, attempt, resume } => self.send_snapshot(&peer, attempt, resume),
-                Action::Join => self.join_snapshot(Manner::Join),
+                Action::Join => self.join_snapshot(),
                 Action::DiscardSnapshot { reason } => self.discard_snapshot(&reason),
                 Action::Disconnect { peer, reason } => {
                     tracing::warn!(%peer, "replication link closed: {reason}");
@@ -868,6 +867,10 @@ impl Engine for Embedded {
 
     fn is_joining(&self) -> bool {
         self.replica.is_joining()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.replica.is_whole()
     }
 
     fn clock_ahead_ms(&self) -> Option<u64> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -137,6 +137,8 @@ pub(crate) struct Shared {
     peers_hold: Mutex<BTreeMap<Arc<str>, Vector>>,
     /// How far this region's clock is ahead if writes are refused for it, else 0.
     clock_ahead_ms: AtomicU64,
+    /// Whether rows from another region are being taken in.
+    is_not_whole: AtomicBool,
     /// In how many milliseconds the data thread wants to be woken, and that it does.
     wake_in_ms: AtomicU64,
     soon: Notify,
@@ -158,6 +160,7 @@ impl Shared {
             grew: Notify::new(),
             peers_hold: Mutex::default(),
             clock_ahead_ms: AtomicU64::new(0),
+            is_not_whole: AtomicBool::new(false),
             wake_in_ms: AtomicU64::new(0),
             soon: Notify::new(),
             conflicts,
@@ -255,6 +258,10 @@ impl Shared {
 
     pub(crate) fn show_trouble(&self, trouble: Option<String>) {
         *lock(&self.trouble) = trouble;
+    }
+
+    pub(crate) fn show_whole(&self, is_whole: bool) {
+        self.is_not_whole.store(!is_whole, Ordering::Relaxed);
     }
 
     pub(crate) fn peer_holds(&self, peer: &Arc<str>, held: Vector) {
@@ -355,6 +362,11 @@ impl EmbeddedHandle {
     /// thread.
     pub fn write_refusal(&self) -> Option<String> {
         lock(&self.shared.trouble).clone()
+    }
+
+    /// Whether commands are refused because rows from another region are being taken in. Reads an atomic.
+    pub fn is_taking_in(&self) -> bool {
+        self.shared.is_not_whole.load(Ordering::Relaxed)
     }
 
     /// Waits until everything in `vector` is delivered here, at most for `patience`, and not for what is lost for good.
@@ -463,6 +475,14 @@ impl EmbeddedHandle {
     pub async fn backup(&self) -> Result<Backup, Stopped> {
         let surroundings = self.ask(|engine| engine.snapshot_surroundings()).await?;
         Ok(Backup::new(surroundings, runtime::Handle::current()))
+    }
+
+    /// Gets all rows of this region anew from another one. Until they are joined it is not to be read or written.
+    ///
+    /// # Errors
+    /// In words: why not now.
+    pub async fn reseed(&self) -> Result<(), String> {
+        self.ask(|engine| engine.replica.reseed()).await.map_err(|error| error.to_string())?
     }
 
     /// Evicts a region that will not return: nobody waits for it any more, what it alone holds is lost, and it is refused

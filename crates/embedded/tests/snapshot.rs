@@ -41,6 +41,17 @@ impl Planet {
         Node::start_with(&self.network, config(&self.data.path().join(region), region, peers))
     }
 
+    /// Two regions that are in touch and take writes.
+    async fn pair(&self) -> (Node, Node) {
+        let (ap, eu) = (self.start(AP, &[EU]), self.start(EU, &[AP]));
+        for node in [&ap, &eu] {
+            eventually("they are in touch", async || node.stats().await.peers[0].connected).await;
+            eventually("it takes writes", async || node.run("SET begun 1") == "OK").await;
+        }
+        assert_equal(&[&ap, &eu]).await;
+        (ap, eu)
+    }
+
     fn has_snapshot(&self, region: &str) -> bool {
         let files = std::fs::read_dir(self.data.path().join(region).join("snapshot"));
         files.is_ok_and(|mut files| files.next().is_some())
@@ -72,7 +83,7 @@ fn shown(node: &Node) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_was_away_past_retention_gets_all_rows_and_keeps_its_own() {
     let planet = Planet::new();
-    let (ap, eu) = (planet.start(AP, &[EU]), planet.start(EU, &[AP]));
+    let (ap, eu) = planet.pair().await;
     for command in ["SET before 1", "SADD set a b c", "INCRBY count 5", "SET short v PX 3600000"] {
         ap.run(command);
     }
@@ -159,7 +170,7 @@ async fn a_transfer_that_breaks_again_and_again_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_that_is_killed_again_and_again_ends_with_the_same_rows() {
     let planet = Planet::new();
-    let (ap, mut eu) = (planet.start(AP, &[EU]), planet.start(EU, &[AP]));
+    let (ap, mut eu) = planet.pair().await;
     eu.run("INCRBY count 3");
     ap.run("SADD set a b c");
     assert_equal(&[&ap, &eu]).await;
@@ -226,7 +237,7 @@ async fn back_up(node: &Node, file: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_restored_from_an_old_backup_undoes_no_deletion_and_uses_no_name_twice() {
     let planet = Planet::new();
-    let (ap, eu) = (planet.start(AP, &[EU]), planet.start(EU, &[AP]));
+    let (ap, eu) = planet.pair().await;
     ap.run("SET gone 1");
     eu.run("SET of-eu 1");
     eu.run("INCRBY count 5");
@@ -300,6 +311,42 @@ async fn an_empty_planet_begins_with_a_backup() {
     std::fs::write(&file, bytes).unwrap();
     let error = geode_embedded::check_backup(&file).unwrap_err().to_string();
     assert!(error.contains("it ends early or is damaged"), "{error}");
+    ap.stop();
+    eu.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_gets_all_its_rows_anew_while_others_write() {
+    let planet = Planet::new();
+    let (ap, eu) = planet.pair().await;
+    for number in 0..2_000 {
+        let node = if number % 2 == 0 { &ap } else { &eu };
+        node.run(&format!("SET key:{number} {number}"));
+        node.run("INCR count");
+        node.run(&format!("SADD set m:{}", number % 100));
+    }
+    planet.network.cut(AP, EU);
+    eventually("the cut is seen", async || !eu.stats().await.peers[0].connected).await;
+    assert_eq!(eu.handle.reseed().await.unwrap_err(), "no other region is in touch that could send its rows");
+    eu.run("INCRBY count 1000");
+    eu.run("SREM set m:7");
+    planet.network.heal(AP, EU);
+    assert_equal(&[&ap, &eu]).await;
+    eu.handle.reseed().await.unwrap();
+    assert_eq!(eu.handle.reseed().await.unwrap_err(), "it is joining already");
+    for _ in 0..100 {
+        ap.run("INCR count");
+    }
+    eventually("it serves again", async || !eu.run("GET count").contains("LOADING")).await;
+    assert_equal(&[&ap, &eu]).await;
+    assert_eq!((eu.run("GET count"), eu.run("SCARD set")), ("\"3100\"".into(), "99".into()));
+    eu.run("INCR count");
+    assert_equal(&[&ap, &eu]).await;
+    // And the start after a kill says the same.
+    eu.vanish(&planet.network, EU);
+    let eu = planet.start(EU, &[AP]);
+    assert_equal(&[&ap, &eu]).await;
+    assert_eq!(eu.run("GET count"), "\"3101\"");
     ap.stop();
     eu.stop();
 }

@@ -12,6 +12,7 @@
 //! | `/v1/backup` | a backup of this region, byte by byte; broken off if it cannot be completed |
 //! | POST `/v1/evict` `{"region":…,"force":…}` | evicts a region that will not return |
 //! | POST `/v1/rejoin` `{"region":…}` | lets an evicted region come back as new |
+//! | POST `/v1/repair` `{"region":…}` | lets a region get all its rows anew from another |
 //!
 //! It listens on loopback only, as it demands no credentials yet.
 
@@ -61,6 +62,7 @@ fn routes(geode: Arc<Geode>) -> Router {
         .route("/v1/backup", get(backup))
         .route("/v1/evict", post(evict))
         .route("/v1/rejoin", post(rejoin))
+        .route("/v1/repair", post(repair))
         .fallback(unknown)
         .with_state(geode)
 }
@@ -201,12 +203,17 @@ async fn evict(State(geode): State<Arc<Geode>>, Json(request): Json<EvictRequest
     told(&geode, geode.evict(&request.region, request.force).await)
 }
 
+/// Which region.
 #[derive(Deserialize)]
-struct RejoinRequest {
+struct RegionRequest {
     region: String,
 }
 
-async fn rejoin(State(geode): State<Arc<Geode>>, Json(request): Json<RejoinRequest>) -> Response {
+async fn repair(State(geode): State<Arc<Geode>>, Json(request): Json<RegionRequest>) -> Response {
+    told(&geode, geode.repair(&request.region).await)
+}
+
+async fn rejoin(State(geode): State<Arc<Geode>>, Json(request): Json<RegionRequest>) -> Response {
     told(&geode, geode.readmit(&request.region).await)
 }
 
@@ -246,6 +253,6 @@ async fn ask_planet(geode: &Geode, question: Question) -> PlanetReport<Value> {
 async fn unknown() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify, /v1/conflicts, /v1/backup, /v1/evict and /v1/rejoin\n",
+        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify, /v1/conflicts, /v1/backup, /v1/evict, /v1/rejoin and /v1/repair\n",
     )
 }

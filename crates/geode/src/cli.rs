@@ -12,9 +12,10 @@ use crate::chaos::{self, ChaosCommand};
 use crate::dev::{self, DevArguments};
 use crate::init::{self, InitArgs};
 use crate::operator::{
-    BackupArgs, ConflictsArgs, ExplainArgs, Outcome, RegionArgs, RestoreArgs, StatusArgs, VerifyArgs,
+    BackupArgs, ConflictsArgs, ExplainArgs, Outcome, RegionArgs, RepairArgs, RestoreArgs, StatusArgs,
+    VerifyArgs,
 };
-use crate::operator::{backup, conflicts, explain, region, restore, status, verify};
+use crate::operator::{backup, conflicts, explain, region, repair, restore, status, verify};
 use crate::run::{self, RunArgs};
 use crate::terminal::complain;
 
@@ -91,6 +92,13 @@ enum Command {
                             eu-west-1"
     )]
     Restore(RestoreArgs),
+    /// Let a region whose rows differ from all others' get them anew from one of these.
+    #[command(
+        after_help = "For when `geode verify` finds one region that differs. Nothing that was written there is lost: it \
+                            begins once another region has seen all of it, and the region answers LOADING meanwhile.\n\nExamples:\n  \
+                            geode repair eu-west-1"
+    )]
+    Repair(RepairArgs),
     /// Let something befall the planet of `geode dev`, and undo it.
     #[command(
         after_help = "Examples:\n  geode chaos kill us-east-1\n  geode chaos revive us-east-1\n  geode chaos \
@@ -142,6 +150,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Verify(arguments) => ask("verify", verify(arguments)),
         Command::Conflicts(arguments) => ask("conflicts", conflicts(arguments)),
         Command::Region(arguments) => ask("region", region(arguments)),
+        Command::Repair(arguments) => ask("repair", repair(arguments)),
         Command::Backup(arguments) => ask("backup", backup(arguments)),
         Command::Restore(arguments) => ask("restore", restore(arguments)),
         Command::Chaos(arguments) => {

@@ -17,7 +17,7 @@ use crate::backup_body::BackupBody;
 use crate::bundle::days_left_if_few;
 use crate::gossip::Gossip;
 use crate::membership::BEAT;
-use crate::questions::{Answer, Question};
+use crate::questions::{Answer, Question, ask_one};
 use crate::router::Router;
 use crate::state::{GeodeState, ServiceState, StoreState};
 use crate::store_report::{Conflict, Conflicts, Proof, Side};
@@ -135,6 +135,9 @@ impl Geode {
     /// A store that takes no writes makes the geode unfit: others take its users, whose writes then succeed.
     fn store_trouble(&self) -> Option<String> {
         let Some(store) = self.store.get() else { return Some("its store is reading its log".to_owned()) };
+        if store.is_taking_in() {
+            return Some("its store is taking in what another region holds".to_owned());
+        }
         store.write_refusal().map(|_| "its store refuses writes".to_owned())
     }
 
@@ -173,6 +176,7 @@ impl Geode {
             Question::Verify { ranges } => {
                 json(serde_json::to_value(proof(store, &ranges).await.map_err(|error| error.to_string())?))
             }
+            Question::Repair => store.reseed().await.map(|()| Value::Null),
             Question::Conflicts(asked) => {
                 let after_us = asked.after_us.get(&self.region).map_or(0, |seen| *seen).max(asked.since_us);
                 let query = ConflictQuery {
@@ -202,6 +206,21 @@ impl Geode {
             EvictError::NeedsForce(_) => format!("{error}. If it must be: --force"),
             _ => error.to_string(),
         })
+    }
+
+    /// Lets a region of the planet get all its rows anew.
+    ///
+    /// # Errors
+    /// Why it does not, in a line.
+    pub(crate) async fn repair(&self, region: &str) -> Result<(), String> {
+        let known = self.planet.regions.keys().find(|known| known.as_str() == region);
+        let region = known.ok_or_else(|| format!("{region} is no region of this planet"))?;
+        let answer = if *region == self.region {
+            self.answer(Question::Repair).await
+        } else {
+            ask_one(&self.dialer, region, &Question::Repair).await
+        };
+        answer.map(drop).map_err(|error| format!("{region}: {error}"))
     }
 
     /// The bytes of a backup of this region.

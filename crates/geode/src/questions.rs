@@ -34,6 +34,8 @@ pub(crate) enum Question {
     },
     /// Conflicts that it found.
     Conflicts(ConflictsQuestion),
+    /// Not a question: it is to get all its rows anew from another region.
+    Repair,
 }
 
 /// Which conflicts are asked for.
@@ -64,12 +66,17 @@ pub(crate) async fn ask_all(dialer: &Dialer, question: &Question) -> BTreeMap<Re
     for peer in dialer.peers() {
         let (dialer, peer, question) = (dialer.clone(), peer.clone(), question.clone());
         asked.spawn(async move {
-            let answer = tokio::time::timeout(PATIENCE, ask(&dialer, &peer, &question)).await;
-            let late = || Err(format!("{peer} did not answer within {} s", PATIENCE.as_secs()));
-            (peer.clone(), answer.unwrap_or_else(|_| late()))
+            let answer = ask_one(&dialer, &peer, &question).await;
+            (peer, answer)
         });
     }
     asked.join_all().await.into_iter().collect()
+}
+
+/// Asks one peer. Takes at most a few seconds.
+pub(crate) async fn ask_one(dialer: &Dialer, peer: &RegionName, question: &Question) -> Answer {
+    let answer = tokio::time::timeout(PATIENCE, ask(dialer, peer, question)).await;
+    answer.unwrap_or_else(|_| Err(format!("{peer} did not answer within {} s", PATIENCE.as_secs())))
 }
 
 async fn ask(dialer: &Dialer, peer: &RegionName, question: &Question) -> Answer {

@@ -647,7 +647,7 @@ impl Replica {
         if last < next {
             return false;
         }
-        if self.snapshots.is_applied() {
+        if self.snapshots.holds_still() {
             self.keep(index, frame, Blocked::Gap);
             return false;
         }
@@ -720,7 +720,7 @@ impl Replica {
 
     /// Delivers everything kept that has become deliverable, until nothing more follows.
     pub(crate) fn drain(&mut self, host: &mut impl Host) {
-        while !self.pending.is_empty() && !self.snapshots.is_applied() {
+        while !self.pending.is_empty() && !self.snapshots.holds_still() {
             let limits = Allowance { ends: &self.ends, peers: &self.peers };
             let ready = self.pending.take_ready(&self.held, self.latest(), &limits);
             let Some((_, waiting)) = ready else { break };
@@ -729,6 +729,7 @@ impl Replica {
                 self.offer(waiting.peer, &frame, host);
             }
         }
+        self.look_whether_whole();
         self.keep_promises();
     }
 

@@ -20,6 +20,9 @@ use crate::wire::{Message, SNAPSHOTS_SINCE};
 const PATIENCE_MS: u64 = 15_000;
 /// How long nobody is asked after a source was not able.
 const PAUSE_MS: u64 = 1_000;
+/// How long a region whose rows are not to be trusted holds still for somebody who has seen all that it holds: what it wrote
+/// last is elsewhere within seconds, or not before other things are done.
+const RESEED_PATIENCE_MS: u64 = 10_000;
 /// How long a snapshot waits for a source that is no longer in touch to come back and vouch for it.
 const VOUCH_MS: u64 = 60_000;
 
@@ -46,6 +49,9 @@ pub(crate) struct Snapshots {
     not_before_ms: u64,
     failed: Option<usize>,
     staged: Option<(Joinable, u64)>,
+    /// What is held is not to be trusted: all of it is fetched from somebody who has seen all of it.
+    /// Since when.
+    reseeds: Option<u64>,
     applied: bool,
     /// Until this is held, what is held is not whole.
     until: Option<VersionVector>,
@@ -67,8 +73,13 @@ impl Snapshots {
         self.applied
     }
 
+    /// Whether nothing is to be delivered.
+    pub(crate) const fn holds_still(&self) -> bool {
+        self.applied || self.reseeds.is_some()
+    }
+
     pub(crate) const fn is_joining(&self) -> bool {
-        self.applied || self.until.is_some()
+        self.applied || self.reseeds.is_some() || self.until.is_some()
     }
 
     /// The link to a peer is gone. When it comes back its log may say otherwise, and the snapshot goes on.
@@ -90,6 +101,30 @@ impl Replica {
         }
         gone.1.insert(index);
         self.catch_up.trimmed(actor, index);
+    }
+
+    /// From now on this region holds still until it has got all rows anew from a member that has seen all that it holds. What
+    /// it holds is trusted as entries, not as rows. Ends with the process, if nothing came.
+    ///
+    /// # Errors
+    /// In words: why not now.
+    pub fn reseed(&mut self) -> Result<(), String> {
+        if self.is_joining() {
+            return Err("it is joining already".to_owned());
+        }
+        if !self.is_member() {
+            return Err("it was evicted".to_owned());
+        }
+        if self.sources().next().is_none() {
+            return Err("no other region is in touch that could send its rows".to_owned());
+        }
+        self.snapshots.reseeds = Some(self.now.monotonic_ms);
+        Ok(())
+    }
+
+    /// Whether the snapshot that comes takes the place of what is held.
+    pub const fn is_reseeding(&self) -> bool {
+        self.snapshots.reseeds.is_some()
     }
 
     /// A peer wants a snapshot. One that is not whole helps nobody.
@@ -144,7 +179,7 @@ impl Replica {
     /// From now on rows of a snapshot are joined into those held at this moment: nothing is delivered until
     /// [`Self::joined`], and this region is not to be read.
     pub fn begin_join(&mut self) {
-        self.snapshots.applied = true;
+        (self.snapshots.applied, self.snapshots.reseeds) = (true, None);
         self.snapshots.staged = None;
     }
 
@@ -178,6 +213,12 @@ impl Replica {
         self.began_empty = true;
     }
 
+    /// Whether what is held is a state that there was: not while a snapshot takes its place, or is joined, or the entries
+    /// that come with one are not all delivered.
+    pub const fn is_whole(&self) -> bool {
+        !self.snapshots.is_joining()
+    }
+
     /// Whether rows of a snapshot are being joined.
     pub const fn is_applying_snapshot(&self) -> bool {
         self.snapshots.is_applied()
@@ -200,7 +241,8 @@ impl Replica {
         self.snapshots.until.is_some()
     }
 
-    fn look_whether_whole(&mut self) {
+    /// Takes note if the last entry that was lacking is delivered.
+    pub(crate) fn look_whether_whole(&mut self) {
         let is_lacking = |(actor, sequence)| self.ends.clamp(actor, sequence) > self.held.get(actor);
         if self.snapshots.until.as_ref().is_some_and(|until| !until.iter().any(is_lacking)) {
             self.snapshots.until = None;
@@ -210,7 +252,7 @@ impl Replica {
     /// Brings whatever is to happen with snapshots a step on. Linear in the actors if anything is.
     pub(crate) fn look_after_snapshot(&mut self, actors: &Actors) {
         self.look_whether_whole();
-        if self.snapshots.is_joining() {
+        if self.snapshots.applied || self.snapshots.until.is_some() {
             return;
         }
         if self.snapshots.staged.is_some() {
@@ -226,6 +268,24 @@ impl Replica {
             self.no_snapshot(source, "it sends nothing".to_owned());
         }
         if now_ms < self.snapshots.not_before_ms {
+            return;
+        }
+        if let Some(since_ms) = self.snapshots.reseeds {
+            // Whoever has seen all of it, which is soon: nothing is added here.
+            let knows = |(_, peer): &(usize, &crate::peer::Peer)| peer.held.includes(&self.held);
+            let source =
+                self.sources().filter(knows).max_by_key(|(index, _)| self.snapshots.failed != Some(*index));
+            if let Some((source, peer)) = source {
+                let peer = Arc::clone(&peer.region);
+                self.snapshots.source = Some((source, now_ms));
+                self.actions.push_back(Action::Fetch { peer });
+            } else if now_ms >= since_ms + RESEED_PATIENCE_MS {
+                // Somebody may need a snapshot of this region to see it.
+                self.snapshots.reseeds = None;
+                let peer = Arc::clone(self.region());
+                let reason = "nobody has seen all that was written here; repair it again later".to_owned();
+                self.actions.push_back(Action::Report(Report::NoSnapshot { peer, reason }));
+            }
             return;
         }
         let Some((actor, from)) = self.out_of_reach() else { return };
@@ -256,15 +316,19 @@ impl Replica {
 
     /// Whom to ask: who holds most of the actor, whoever failed last.
     fn best_source(&self, actor: ActorIndex) -> Option<usize> {
-        let able = self.peers.iter().enumerate().filter(|(_, peer)| {
-            let closed = peer.actor.is_none_or(|actor| self.ends.is_closed(actor));
-            peer.is_up() && peer.version >= SNAPSHOTS_SINCE && !peer.evicted && !closed
-        });
-        let able = able.filter(|(_, peer)| peer.held.get(actor) > self.held.get(actor));
+        let able = self.sources().filter(|(_, peer)| peer.held.get(actor) > self.held.get(actor));
         let rank = |(index, peer): &(usize, &crate::peer::Peer)| {
             (self.snapshots.failed != Some(*index), peer.held.get(actor))
         };
         able.max_by_key(rank).map(|(index, _)| index)
+    }
+
+    /// Who could be asked.
+    fn sources(&self) -> impl Iterator<Item = (usize, &crate::peer::Peer)> {
+        self.peers.iter().enumerate().filter(|(_, peer)| {
+            let closed = peer.actor.is_none_or(|actor| self.ends.is_closed(actor));
+            peer.is_up() && peer.version >= SNAPSHOTS_SINCE && !peer.evicted && !closed
+        })
     }
 
     /// Whether the snapshot that is here may be joined now, or never.
@@ -284,6 +348,9 @@ impl Replica {
         if source.evicted || source.actor != Some(staged.source) || self.ends.is_closed(staged.source) {
             let reason = format!("{region} goes on as another writer since it was read");
             return self.discard(reason);
+        }
+        if self.snapshots.reseeds.is_some() && !staged.start.includes(&self.held) {
+            return self.discard("its source had not seen all that is held here".to_owned());
         }
         if staged.start.iter().any(beyond) {
             return self.discard("it holds more of an actor than where that ended".to_owned());

@@ -145,6 +145,12 @@ pub trait Engine {
         false
     }
 
+    /// Whether what is held is a state that there was: false while rows from another region are taken in. Until then
+    /// nothing may be read. Asked before each command.
+    fn is_whole(&self) -> bool {
+        true
+    }
+
     /// An estimate of the bytes that rows take in memory, if the engine keeps one.
     fn memory_bytes(&self) -> Option<u64> {
         None

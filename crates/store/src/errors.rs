@@ -97,6 +97,10 @@ pub(crate) fn clock_ahead(ahead_ms: u64) -> String {
 /// A write while this region does not hold yet what the others held when it came.
 pub(crate) const JOINING: &str = "LOADING this region has just come and is still fetching what the others hold; write in another region meanwhile";
 
+/// Any command while rows from another region are taken in.
+pub(crate) const NOT_WHOLE: &str =
+    "LOADING this region is taking in what another one holds; ask another region meanwhile";
+
 /// A command that GEODE.ONCE does not take.
 pub(crate) fn once_without_write(name: &str) -> String {
     format!("ERR GEODE.ONCE takes a command that writes keys; send '{name}' without it")

@@ -164,6 +164,7 @@ impl<E: Engine> Store<E> {
         arguments: &[&[u8]],
         reply: &mut R,
     ) -> Outcome {
+        self.check_readable()?;
         let mark = reply.mark();
         let now = self.engine.now();
         let outcome = table::run(function, &mut self.context(now, database, reply), arguments);
@@ -221,6 +222,11 @@ impl<E: Engine> Store<E> {
             reply.rewind(mark);
         }
         outcome
+    }
+
+    /// An error if what is held shows no state that there was.
+    pub(crate) fn check_readable(&self) -> Outcome {
+        if self.engine.is_whole() { Ok(()) } else { Err(errors::NOT_WHOLE.into()) }
     }
 
     /// An error if the engine takes no writes, other regions would hold back what is written here, or this one does not know

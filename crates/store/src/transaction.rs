@@ -72,6 +72,7 @@ impl<E: Engine> Store<E> {
         if transaction.spoiled {
             return Err(errors::TRANSACTION_ABORTED.into());
         }
+        self.check_readable()?;
         if transaction.queue.iter().any(|(command, _)| command.writes()) {
             self.check_writable()?;
         }

@@ -38,6 +38,7 @@ impl Manner {
 #[derive(Debug)]
 pub(crate) struct Joining {
     blocks: Blocks<File>,
+    manner: Manner,
     /// What was held when it began, as the join is to see it.
     held: VersionVector,
     begin: Option<(Begin, VersionVector)>,
@@ -63,6 +64,7 @@ impl Joining {
         let seen = (!rows.table.is_empty()).then(|| vec![Vec::new(); segment_count()]);
         Ok(Self {
             blocks: Blocks::new(File::open(path)?)?,
+            manner,
             held: if manner == Manner::Join { held.clone() } else { VersionVector::default() },
             begin: None,
             end: None,
@@ -132,7 +134,8 @@ impl Joining {
                 for image in images {
                     let (key, image) = image.map_err(damaged)?;
                     let actor = |number: u32| names.get(number as usize).copied();
-                    let hash = rows.table.join(key, Some(image), actor, vectors).map_err(damaged)?;
+                    let hash =
+                        rows.table.join(key, Some(image), actor, vectors, self.manner).map_err(damaged)?;
                     if let Some(seen) = &mut self.seen {
                         seen[segment_of(hash)].push(hash);
                     }
@@ -156,7 +159,7 @@ impl Joining {
         let vectors = Join { held: &self.held, start };
         for (database, name) in &others {
             let key = KeyName { database: *database, name };
-            rows.table.join(key, None, |_| None, vectors).map_err(damaged)?;
+            rows.table.join(key, None, |_| None, vectors, self.manner).map_err(damaged)?;
         }
         Ok(!others.is_empty())
     }

@@ -211,6 +211,7 @@ impl Embedded {
 
     /// One bounded step of whatever is under way. Returns whether there is more to do at once.
     pub(crate) fn keep_snapshot(&mut self) -> bool {
+        self.shared.show_whole(self.replica.is_whole());
         if self.is_stopped() {
             return false;
         }
@@ -268,7 +269,8 @@ impl Embedded {
     }
 
     /// Says in the log that the snapshot is joined here, and begins to do it.
-    pub(crate) fn join_snapshot(&mut self, manner: Manner) {
+    pub(crate) fn join_snapshot(&mut self) {
+        let manner = if self.replica.is_reseeding() { Manner::Reseed } else { Manner::Join };
         if self.is_in_trouble() {
             // It is asked again when the log takes something.
             return;

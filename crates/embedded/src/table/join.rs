@@ -1,8 +1,10 @@
 //! Keys on their way to another region, and keys of another region joined into those that are held.
 
 use geode_crdt::image::{Cells, ImageBuilder, Row, Rows, cells};
-use geode_crdt::{ActorIndex, CellRef, Deadline, FrameError, Join, KeyName, Run, digest};
+use geode_crdt::{ActorIndex, Cell, CellRef, Deadline, FrameError, Join, KeyName, Run, digest};
 use hashbrown::hash_table;
+
+use crate::snapshot::join::Manner;
 
 use super::apply::{Books, KEY_BYTES, drop_dead, settle};
 use super::cell::CellState;
@@ -55,16 +57,18 @@ impl Table {
         image: Option<&[u8]>,
         actor: impl Fn(u32) -> Option<ActorIndex>,
         vectors: Join<'_>,
+        manner: Manner,
     ) -> Result<u64, FrameError> {
         let hash = self.hash(key);
         self.load_cold(hash, key);
         if let Some(image) = image
+            && manner == Manner::Join
             && self.join_plain(hash, key, image, &actor, vectors)?
         {
             return Ok(hash);
         }
         let theirs = image.map(|image| cells(image, actor)).transpose()?.unwrap_or_default();
-        self.join_cells(hash, key, theirs, vectors);
+        self.join_cells(hash, key, theirs, vectors, manner);
         Ok(hash)
     }
 
@@ -113,7 +117,7 @@ impl Table {
         }
     }
 
-    fn join_cells(&mut self, hash: u64, key: KeyName<'_>, theirs: Cells, vectors: Join<'_>) {
+    fn join_cells(&mut self, hash: u64, key: KeyName<'_>, theirs: Cells, vectors: Join<'_>, manner: Manner) {
         let Self { actors, segments, digest, live_keys, memory_bytes, deadlines, dead, .. } = self;
         let mut books = Books { actors, digest, memory_bytes, key_hash: digest::key_hash(key) };
         let Segment { entries, dirty, cold, .. } = &mut segments[segment_of(hash)];
@@ -133,7 +137,8 @@ impl Table {
         let state = books.unpack(slot);
         let old_deadline = state.deadline();
         let ours = state.to_cells();
-        let joined = vectors.key(ours.clone(), theirs);
+        let trusted = if manner == Manner::Join { ours.clone() } else { unseen(&ours, vectors) };
+        let joined = vectors.key(trusted, theirs);
         let changed = books.replace(state, &ours, &joined);
         for ((kind, element), cell) in &joined {
             let dead_runs = cell.runs().iter().filter(|run| run.live_amount().is_none());
@@ -167,6 +172,21 @@ impl Table {
             settle(entry, dirty, *cold > 0, memory_bytes);
         }
     }
+}
+
+/// The rows that the snapshot's source had not seen.
+fn unseen(ours: &Cells, vectors: Join<'_>) -> Cells {
+    let mut unseen = Cells::new();
+    for (name, cell) in ours {
+        let mut kept = Cell::default();
+        for put in cell.puts().iter().filter(|put| !vectors.start.covers(put.dot)) {
+            kept.put(put.clone());
+        }
+        let runs = cell.runs().iter().filter(|run| !vectors.start.covers(run.dot()));
+        kept.set_runs(runs.copied().collect());
+        unseen.insert(name.clone(), kept);
+    }
+    unseen
 }
 
 /// A key of a segment, in memory or read from the disk.
@@ -218,14 +238,14 @@ impl Books<'_> {
     /// Makes the rows of a key those of `joined`. Returns whether any differ.
     fn replace(&mut self, state: &mut KeyState, ours: &Cells, joined: &Cells) -> bool {
         let mut changed = false;
-        let nothing = geode_crdt::Cell::default();
+        let nothing = Cell::default();
         let names = ours.keys().chain(joined.keys().filter(|name| !ours.contains_key(*name)));
         for (kind, element) in names {
             let name = (*kind, element.clone());
             let (before, after) =
                 (ours.get(&name).unwrap_or(&nothing), joined.get(&name).unwrap_or(&nothing));
-            let gone = before.puts().iter().filter(|put| after.puts().iter().all(|kept| kept.dot != put.dot));
-            let new = after.puts().iter().filter(|put| before.puts().iter().all(|held| held.dot != put.dot));
+            let gone = before.puts().iter().filter(|put| !after.puts().contains(put));
+            let new = after.puts().iter().filter(|put| !before.puts().contains(put));
             let runs_differ = before.runs() != after.runs();
             let (gone, new): (Vec<_>, Vec<_>) = (gone.collect(), new.collect());
             if gone.is_empty() && new.is_empty() && !runs_differ {

@@ -444,3 +444,48 @@ fn counters_that_are_deleted_take_no_memory() {
     alone.write(&Step::Set(0, 1, 1));
     assert_eq!(right.rows.table.memory_bytes(), alone.rows.table.memory_bytes());
 }
+
+#[test]
+fn rows_that_are_wrong_are_made_right_from_anothers_image() {
+    use geode_crdt::Join;
+
+    use crate::snapshot::join::Manner;
+
+    let (mut right, mut wrong) = (Replica::new(0), Replica::new(0));
+    for step in
+        [Step::Set(0, 0, 2), Step::Put(0, 1, 3, 7), Step::Increment(0, 1, 1), Step::Increment(0, 2, 2)]
+    {
+        right.write(&step);
+        wrong.write(&step);
+    }
+    let held = right.held.clone();
+    // Two keys are lost.
+    let key = |index: usize| KeyName { database: 0, name: KEYS[index] };
+    let nothing = VersionVector::default();
+    for index in [1, 2] {
+        let lost = Join { held: &nothing, start: &held };
+        wrong.rows.table.join(key(index), None, |_| None, lost, Manner::Join).unwrap();
+    }
+    assert_ne!(right.rows.table.digest(), wrong.rows.table.digest());
+    let mut images: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    right.rows.table.images(
+        0,
+        usize::MAX,
+        |actor| actor.0,
+        |key, image| {
+            images.push((key.name.to_vec(), image.to_vec()));
+        },
+    );
+    for manner in [Manner::Join, Manner::Reseed] {
+        let known = if manner == Manner::Join { &held } else { &nothing };
+        let vectors = Join { held: known, start: &held };
+        for (name, image) in &images {
+            let key = KeyName { database: 0, name };
+            let actor = |number| Some(ActorIndex(number));
+            wrong.rows.table.join(key, Some(image), actor, vectors, manner).unwrap();
+        }
+        let equal = right.rows.table.digest() == wrong.rows.table.digest();
+        assert_eq!(equal, manner == Manner::Reseed, "a join takes what is lacking for removed");
+    }
+    assert_eq!(right.rows.table.memory_bytes(), wrong.rows.table.memory_bytes());
+}

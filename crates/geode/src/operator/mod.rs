@@ -14,7 +14,7 @@ pub(crate) use admin::{Admin, AdminArgs};
 pub(crate) use backup::{BackupArgs, RestoreArgs, backup, restore};
 pub(crate) use conflicts::{ConflictsArgs, conflicts};
 pub(crate) use explain::{ExplainArgs, explain};
-pub(crate) use region::{RegionArgs, region};
+pub(crate) use region::{RegionArgs, RepairArgs, region, repair};
 pub(crate) use status::{StatusArgs, status};
 pub(crate) use verify::{VerifyArgs, verify};
 

@@ -33,15 +33,43 @@ enum RegionCommand {
     },
 }
 
+/// Options of `geode repair`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RepairArgs {
+    /// Its name in planet.toml.
+    region: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(serde::Deserialize, serde::Serialize)]
+struct Told {
+    by: String,
+}
+
+/// Orders it of the region, through any geode.
+///
+/// # Errors
+/// No geode answers, or the region objects.
+pub(crate) async fn repair(args: RepairArgs) -> Result<Outcome, OperatorError> {
+    let body = serde_json::json!({ "region": args.region });
+    let told: Told = args.admin.find().await?.order("/v1/repair", &body).await?;
+    if args.admin.json {
+        say_json(&told)?;
+    } else {
+        let region = &args.region;
+        say(&format!(
+            "{region} gets all its rows anew; until it has them its door forwards. `geode verify` tells when it is done\n"
+        ))?;
+    }
+    Ok(Outcome::Good)
+}
+
 /// Orders it of one region, which tells the others.
 ///
 /// # Errors
 /// No geode answers, or it objects.
 pub(crate) async fn region(args: RegionArgs) -> Result<Outcome, OperatorError> {
-    #[derive(serde::Deserialize, serde::Serialize)]
-    struct Told {
-        by: String,
-    }
     let (admin, path, body, done) = match args.command {
         RegionCommand::Evict { region, force, admin } => {
             let body = serde_json::json!({ "region": region, "force": force });

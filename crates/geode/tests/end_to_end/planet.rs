@@ -296,6 +296,13 @@ fn a_region_begins_with_a_backup_and_no_deletion_is_undone() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
     planet.redis(1).unwrap().srem::<_, _, ()>("drinks", "milk").unwrap();
     planet.expect(&["verify"]);
+    // Asked of one region, done by another.
+    planet.expect(&["repair", &first]);
+    wait_for("its rows", || {
+        let drinks = planet.redis(0).unwrap().smembers::<_, BTreeSet<String>>("drinks");
+        drinks.is_ok_and(|drinks| drinks == ["tea".to_owned()].into())
+    });
+    planet.expect(&["verify"]);
     planet.expect(&["chaos", "kill", &first]);
     let config = planet.data.join("planet.toml");
     let restore = || {
