@@ -6,6 +6,8 @@ mod absence;
 mod cold;
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod histories;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;

@@ -138,6 +138,10 @@ fn load(file: &CheckpointFile, stored: &Stored, mark: &Mark, stays_cold: bool) -
     let sums = |sums: &[u64]| sums.try_into().map_err(|_| FileError::Damaged("its totals".to_owned()));
     let digest = Digest::from_sums(sums(&stored.totals.digest)?);
     let mut table = Table::restored(stored.seed, &stored.actors, digest, sums(&stored.totals.live)?);
+    let named = mark.actors().chain(stored.index.iter().map(|(actor, ..)| *actor));
+    if named.max() >= Some(table.actors().len() as u32) {
+        return Err(FileError::Damaged("it names a writer that it does not know".to_owned()));
+    }
     for (owner, canceller, sequence) in &mark.depends {
         table.depend(ActorIndex(*owner), ActorIndex(*canceller), *sequence);
     }

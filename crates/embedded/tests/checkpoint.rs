@@ -164,6 +164,18 @@ fn a_checkpoint_knows_nothing_that_is_not_in_the_log() {
 }
 
 #[test]
+fn a_mark_may_name_writers_that_no_key_does() {
+    let data = tempfile::tempdir().unwrap();
+    let mut region = open(data.path());
+    complete(&mut region);
+    drop(region);
+    // The incarnation has written nothing yet.
+    let mut region = open(data.path());
+    assert_eq!(region.run("INCR count"), "1");
+    assert_eq!(region.incarnations(), [1], "it is the same writer");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_set_aside_while_the_log_says_all_of_it() {
     let data = tempfile::tempdir().unwrap();
     let mut region = open(data.path());

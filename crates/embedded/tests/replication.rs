@@ -432,6 +432,29 @@ async fn conflicts_are_known_after_a_restart_and_waited_for() {
     assert!(!us.handle.wait_for_conflict(recent[0].time, Duration::from_millis(50)).await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_writer_has_seen_is_known_after_a_start_from_a_checkpoint() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let start_us = || {
+        let config = Config::new(data.path().join("us"), PLANET, US, &[EU]);
+        Node::start_with(&network, Config { checkpoint_bytes: 0, ..config })
+    };
+    let (eu, us) = (Node::start(&network, &data.path().join("eu"), EU, &[US]), start_us());
+    meet(&[&eu, &us]).await;
+    us.run("SET stock 5");
+    eu.reaches(&us.vector()).await;
+    // The entry that says that eu has seen it.
+    eu.run("SET seen 1");
+    us.reaches(&eu.vector()).await;
+    eventually("a checkpoint holds it all", async || us.stats().await.log_tail_bytes == 0).await;
+    us.vanish(&network, US);
+    let us = start_us();
+    eu.run("INCR stock");
+    us.reaches(&eu.vector()).await;
+    assert_eq!(us.run("GET stock"), "\"6\"");
+    assert_eq!(us.handle.conflicts(ConflictQuery::latest(9)).await.unwrap().recent, [], "it was no conflict");
+}
+
 #[test]
 fn a_flush_of_everything_reaches_the_log_in_pieces() {
     let data = tempfile::tempdir().unwrap();

@@ -29,6 +29,13 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
+    /// The actors that it names.
+    pub(crate) fn actors(&self) -> impl Iterator<Item = u32> {
+        let held = self.held.iter().map(|(actor, _)| *actor);
+        let depends = self.depends.iter().flat_map(|(owner, by, _)| [*owner, *by]);
+        [self.own].into_iter().chain(held).chain(self.changed.iter().copied()).chain(depends)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         // Numbers, strings and lists of them: nothing that JSON cannot hold.
         serde_json::to_vec(self).unwrap_or_default()

@@ -304,7 +304,7 @@ impl Checkpoint {
             );
             self.failures += 1;
             self.stage = Stage::Idle;
-            if let Some(Job::Part(_, task)) = self.pending.take() {
+            if let Some(Job::Part(_, task)) = self.pending.take_if(|job| matches!(job, Job::Part(..))) {
                 self.known_actors -= task.actors().len();
             }
             self.removed.clear();

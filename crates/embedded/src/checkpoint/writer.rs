@@ -303,14 +303,14 @@ impl<S: Surroundings> Work<S> {
     }
 }
 
-/// What cannot be removed now is found, and removed, by the next start.
+/// What cannot be removed now is found, and removed, by the next start. The oldest go first, and none after one that stays: what
+/// is left of a log has no gap.
 fn remove(files: &[PathBuf]) {
-    for file in files {
-        if let Err(error) = fs::remove_file(file) {
-            tracing::warn!(
-                "{}, which is older than the log is to be, cannot be removed: {error}",
-                file.display()
-            );
-        }
+    let removed = files.iter().try_for_each(|file| fs::remove_file(file).map_err(|error| (file, error)));
+    if let Err((file, error)) = removed {
+        tracing::warn!(
+            "{}, which is older than the log is to be, cannot be removed: {error}",
+            file.display()
+        );
     }
 }
