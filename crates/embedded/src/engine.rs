@@ -33,7 +33,7 @@ use crate::error::OpenError;
 use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
 use crate::identity::{IdentityFile, Lock};
 use crate::inbox::Incoming;
-use crate::links::{Channel, Links, Peering};
+use crate::links::{Channel, Links};
 use crate::log::{Durability, Event, SyncThread};
 use crate::outbox::{Outbox, Range, Stream};
 use crate::recovery;
@@ -83,6 +83,9 @@ pub struct Embedded {
     identity: Arc<IdentityFile>,
     pub(crate) shared: Arc<Shared>,
     links: BTreeMap<Arc<str>, Arc<Outbox>>,
+    /// What begins links, once it is there, and the regions to which it has.
+    linking: Option<Linking>,
+    linked: BTreeSet<Arc<str>>,
     incoming: VecDeque<Incoming>,
     wall: HybridTime,
     started: Instant,
@@ -110,6 +113,13 @@ pub struct Embedded {
     _sync_thread: SyncThread,
     _conflict_writer: ConflictWriter,
     _lock: Lock,
+}
+
+/// What begins links to other regions.
+struct Linking {
+    runtime: runtime::Handle,
+    dial: Dial,
+    links: Links,
 }
 
 impl Embedded {
@@ -178,6 +188,8 @@ impl Embedded {
             identity: opened.identity,
             shared: Arc::clone(&shared),
             links: BTreeMap::new(),
+            linking: None,
+            linked: BTreeSet::new(),
             incoming: VecDeque::new(),
             wall,
             started: now,
@@ -198,10 +210,10 @@ impl Embedded {
             _lock: opened.lock,
             config,
         };
-        if engine.config.peers.is_empty() {
+        engine.remember();
+        if engine.is_alone() {
             engine.first_write = None;
         }
-        engine.remember();
         engine.begin_with_backup().map_err(OpenError::io(&engine.config.data.join(snapshot::DIRECTORY)))?;
         engine.publish();
         engine.note_trouble();
@@ -218,15 +230,31 @@ impl Embedded {
             inbox: Arc::clone(self.shared.inbox()),
             segments: Arc::clone(self.core.log.segments()),
             shippable: self.core.log.sync().shippable(),
-            peerings: Peering::all(&self.config.region, &self.config.peers),
+            peerings: Arc::default(),
             closing: self.shared.closing(),
         };
-        links.start(runtime, dial);
-        if !self.config.peers.is_empty() {
-            runtime.spawn(Arc::clone(&self.shared).tick(TICK));
-            self.first_write = self.first_write.map(|_| Instant::now() + FIRST_WRITE_PATIENCE);
+        self.shared.started(runtime.clone(), links.clone());
+        self.linking = Some(Linking { runtime: runtime.clone(), dial: Arc::clone(dial), links });
+        self.first_write = self.first_write.map(|_| Instant::now() + FIRST_WRITE_PATIENCE);
+        self.link();
+    }
+
+    /// Begins links to the regions that have none yet. An evicted one is called on, so that it hears of it.
+    pub(crate) fn link(&mut self) {
+        let Some(Linking { runtime, dial, links }) = &self.linking else { return };
+        for (peer, ..) in self.replica.peers() {
+            if self.linked.is_empty() {
+                runtime.spawn(Arc::clone(&self.shared).tick(TICK));
+            }
+            if self.linked.insert(Arc::clone(peer)) {
+                links.begin(peer, runtime, dial);
+            }
         }
-        self.shared.started(runtime.clone(), links);
+    }
+
+    /// Whether the planet has no other region.
+    fn is_alone(&self) -> bool {
+        self.replica.peers().next().is_none()
     }
 
     /// Flushes, forces the log onto the disk and leaves the mark of a clean stop, like [`EmbeddedHandle::stop`].
@@ -545,7 +573,7 @@ impl Embedded {
     /// senders' clocks would seem to be ahead.
     fn keep_time(&mut self) {
         let now = Instant::now();
-        if self.stopped || self.config.peers.is_empty() || now < self.timer_at {
+        if self.stopped || self.is_alone() || now < self.timer_at {
             return;
         }
         self.timer_at = now + TIMER;
@@ -888,7 +916,7 @@ impl Engine for Embedded {
     }
 
     fn regions(&self) -> usize {
-        self.config.peers.len() + 1
+        self.replica.member_count()
     }
 
     fn is_sweeper(&self) -> bool {
@@ -959,7 +987,7 @@ impl Engine for Embedded {
             let written = self.core.log.written();
             cold.step(&mut self.core.rows.table, &mut self.on_disk, written, self.first_write.is_none());
         }
-        if self.stopped || self.config.peers.is_empty() {
+        if self.stopped || self.is_alone() {
             return more;
         }
         if self.core.log.has_batch() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use std::time::Duration;
 
 use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime, KeyName};
-use geode_replica::Vector;
+use geode_replica::{Standing, Vector};
 use geode_store::{Engine, View};
 use tokio::runtime;
 use tokio::sync::{Notify, oneshot, watch};
@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::conflict::{ConflictLog, ConflictQuery, ConflictReport};
 use crate::engine::{Connection, Embedded};
 use crate::inbox::{Inbox, Incoming};
-use crate::links::{Channel, Links, PeerTraffic, Peering};
+use crate::links::{Channel, Links, PeerTraffic};
 use crate::outbox::Outbox;
 use crate::snapshot::backup::Backup;
 use crate::snapshot::{JoinProgress, Source};
@@ -99,9 +99,13 @@ pub struct PeerStats {
     pub traffic: PeerTraffic,
 }
 
-/// Why a region was not evicted.
+/// What was said of regions while the planet ran, by name: the last word on each. It stands above what a region's own
+/// configuration says.
+pub type Regions = BTreeMap<Arc<str>, Standing>;
+
+/// Why it was not changed which regions the planet has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EvictError {
+pub enum MembershipError {
     /// It cannot be.
     #[error("{0}")]
     Impossible(String),
@@ -125,7 +129,8 @@ pub struct Stopped;
 #[derive(Debug)]
 pub(crate) struct Shared {
     inbox: Arc<Inbox>,
-    peers: Vec<String>,
+    peers: RwLock<BTreeSet<Arc<str>>>,
+    regions: watch::Sender<Arc<Regions>>,
     /// The held vector, by actor index. Sequences only grow.
     held: RwLock<Vec<(ActorId, AtomicU64)>>,
     /// Where actors end that will write no more.
@@ -153,7 +158,8 @@ impl Shared {
     pub(crate) fn new(config: &Config, conflicts: Arc<ConflictLog>) -> Self {
         Self {
             inbox: Arc::default(),
-            peers: config.peers.clone(),
+            peers: RwLock::new(config.peers.iter().map(|peer| peer.as_str().into()).collect()),
+            regions: watch::Sender::default(),
             held: RwLock::default(),
             ends: RwLock::default(),
             waiting: AtomicUsize::new(0),
@@ -211,8 +217,8 @@ impl Shared {
 
     /// Bytes to and from a peer; none before links are started.
     pub(crate) fn traffic(&self, peer: &str) -> PeerTraffic {
-        let peering = self.links.get().and_then(|(_, links)| links.peerings.get(peer));
-        peering.map(Peering::traffic).unwrap_or_default()
+        let peering = self.links.get().and_then(|(_, links)| links.peering(peer));
+        peering.map(|peering| peering.traffic()).unwrap_or_default()
     }
 
     /// Has a peer sent what `source` makes, over its bulk connection. False if there is none.
@@ -224,8 +230,8 @@ impl Shared {
         source: impl FnOnce(runtime::Handle) -> Source,
     ) -> bool {
         let Some((runtime, links)) = self.links.get() else { return false };
-        let lane = links.peerings.get(peer).map(Peering::lane);
-        lane.is_some_and(|lane| lane.offer_snapshot(source(runtime.clone()), attempt, outbox))
+        let peering = links.peering(peer);
+        peering.is_some_and(|peering| peering.lane().offer_snapshot(source(runtime.clone()), attempt, outbox))
     }
 
     /// Ends all links.
@@ -283,6 +289,14 @@ impl Shared {
         lock(&self.peers_hold).remove(peer);
     }
 
+    /// Shows what was said of regions; whoever was named may call.
+    pub(crate) fn show_regions(&self, regions: Regions) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.extend(regions.keys().cloned());
+        drop(peers);
+        self.regions.send_replace(Arc::new(regions));
+    }
+
     pub(crate) fn show_ends(&self, ends: BTreeMap<ActorId, u64>) {
         *self.ends.write().unwrap_or_else(PoisonError::into_inner) = ends;
         self.notify();
@@ -336,7 +350,7 @@ impl EmbeddedHandle {
     /// Takes over a connection for replication that `from_region` made to this one. If this region is the one that dials,
     /// it is taken as a knock: it is dropped and that region dialled at once. It is dropped also if that is no peer or [`crate::Embedded::start`] was not called yet.
     pub fn accept(&self, from_region: &str, channel: Channel, stream: Connection) {
-        if !self.shared.peers.iter().any(|peer| peer == from_region) {
+        if !read(&self.shared.peers).contains(from_region) {
             tracing::warn!("{from_region} wants to replicate but is no region of this planet");
             return;
         }
@@ -459,6 +473,11 @@ impl EmbeddedHandle {
         tokio::time::timeout(patience, found).await.unwrap_or(false)
     }
 
+    /// What was said of regions; the receiver hears of changes, whoever made them.
+    pub fn regions(&self) -> watch::Receiver<Arc<Regions>> {
+        self.shared.regions.subscribe()
+    }
+
     /// Sizes and distances.
     ///
     /// # Errors
@@ -485,22 +504,32 @@ impl EmbeddedHandle {
         self.ask(|engine| engine.replica.reseed()).await.map_err(|error| error.to_string())?
     }
 
-    /// Evicts a region that will not return: nobody waits for it any more, what it alone holds is lost, and it is refused
-    /// until it comes back as new. Without `force` only if it is not in touch and most of the others are.
+    /// Adds a region to the planet, with what else is to be known of it.
     ///
     /// # Errors
-    /// [`EvictError`]
-    pub async fn evict(&self, region: &str, force: bool) -> Result<(), EvictError> {
-        let region = region.to_owned();
-        self.ask(move |engine| engine.evict(&region, force)).await?
+    /// [`MembershipError`]
+    pub async fn admit(&self, region: &str, details: &str) -> Result<(), MembershipError> {
+        let (region, details) = (region.to_owned(), details.to_owned());
+        self.ask(move |engine| engine.admit(&region, &details)).await?
+    }
+
+    /// Evicts a region that will not return: nobody waits for it any more, what it alone holds is lost, and it is refused
+    /// until it comes back as new. Without `force` only if it is not in touch and most of the others are. `details` is what
+    /// it takes to let it come back.
+    ///
+    /// # Errors
+    /// [`MembershipError`]
+    pub async fn evict(&self, region: &str, force: bool, details: &str) -> Result<(), MembershipError> {
+        let (region, details) = (region.to_owned(), details.to_owned());
+        self.ask(move |engine| engine.evict(&region, force, &details)).await?
     }
 
     /// Lets a region that was evicted come back. It must begin with an empty data directory; one that still holds what the
     /// planet went on without is refused.
     ///
     /// # Errors
-    /// [`EvictError`]
-    pub async fn readmit(&self, region: &str) -> Result<(), EvictError> {
+    /// [`MembershipError`]
+    pub async fn readmit(&self, region: &str) -> Result<(), MembershipError> {
         let region = region.to_owned();
         self.ask(move |engine| engine.readmit(&region)).await?
     }

@@ -30,8 +30,10 @@ pub use config::{Config, FsyncMode};
 pub use conflict::{Conflict, ConflictQuery, ConflictReport, Rule, Side};
 pub use engine::{Connection, Dial, Duplex, Embedded, Wake};
 pub use error::OpenError;
-pub use geode_replica::Vector;
-pub use handle::{ClosedActor, EmbeddedHandle, EvictError, HeldState, PeerStats, Stats, Stopped};
+pub use geode_replica::{Standing, Vector};
+pub use handle::{
+    ClosedActor, EmbeddedHandle, HeldState, MembershipError, PeerStats, Regions, Stats, Stopped,
+};
 pub use inspect::read_frames;
 pub use links::{Channel, PeerTraffic};
 pub use snapshot::JoinProgress;

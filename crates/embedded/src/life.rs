@@ -1,11 +1,13 @@
 //! What regions tell each other about their own life: facts, as rows of the system database.
 
+use std::sync::Arc;
+
 use geode_crdt::{Dot, KeyName, Kind, Op, SYSTEM_DATABASE};
 use geode_replica::{Fact, facts};
 use geode_store::{Engine, KeyView, Loaded, View};
 
 use crate::engine::Embedded;
-use crate::handle::{ClosedActor, EvictError};
+use crate::handle::{ClosedActor, MembershipError};
 
 /// What an operation on the system database says, if it is about the life of regions.
 pub(crate) fn fact_of(op: &Op<'_>) -> Option<Fact> {
@@ -36,6 +38,15 @@ impl Embedded {
         }
         self.core.rows.facts = known;
         self.act();
+        self.show_regions();
+    }
+
+    /// Shows what was said of regions, and begins links to those that are new.
+    fn show_regions(&mut self) {
+        let standings = self.replica.standings();
+        let regions = standings.map(|(region, standing)| (Arc::clone(region), standing.clone()));
+        self.shared.show_regions(regions.collect());
+        self.link();
     }
 
     /// Tells the replica what was delivered.
@@ -46,6 +57,9 @@ impl Embedded {
             let actors = self.core.rows.table.actors().iter();
             let ends = actors.filter_map(|(actor, id)| Some((id.clone(), self.replica.end_of(actor)?)));
             self.shared.show_ends(ends.collect());
+            if facts.iter().any(|(fact, _)| matches!(fact, Fact::Member { .. })) {
+                self.show_regions();
+            }
         }
     }
 
@@ -57,42 +71,46 @@ impl Embedded {
         }
     }
 
+    /// Lets a new region belong to the planet, with what else is to be known of it.
+    pub(crate) fn admit(&mut self, region: &str, details: &str) -> Result<(), MembershipError> {
+        if let Some(obstacle) = self.replica.obstacle_to_admit(region) {
+            return Err(MembershipError::Impossible(obstacle));
+        }
+        self.announce(&[Fact::Member { region: region.into(), evicted: false, details: details.into() }])
+    }
+
     /// Evicts a region: from now on the planet goes on without it.
-    pub(crate) fn evict(&mut self, region: &str, force: bool) -> Result<(), EvictError> {
-        let objection = self.replica.objection_to_evict(region).filter(|_| !force);
+    pub(crate) fn evict(&mut self, region: &str, force: bool, details: &str) -> Result<(), MembershipError> {
         if let Some(obstacle) = self.replica.obstacle_to_evict(region) {
-            return Err(EvictError::Impossible(obstacle));
+            return Err(MembershipError::Impossible(obstacle));
         }
-        if let Some(objection) = objection {
-            return Err(EvictError::NeedsForce(objection));
+        if let Some(objection) = self.replica.objection_to_evict(region).filter(|_| !force) {
+            return Err(MembershipError::NeedsForce(objection));
         }
-        let written = self.may_write() && {
-            let facts = self.replica.eviction(region, self.core.rows.table.actors());
-            self.write_facts(&facts);
-            self.replica.obstacle_to_evict(region).is_some() && self.hand_over().is_ok()
-        };
-        if written { Ok(()) } else { Err(EvictError::NotWritten) }
+        let facts = self.replica.eviction(region, details, self.core.rows.table.actors());
+        self.announce(&facts)
     }
 
     /// Lets a region that was evicted come back, with nothing of what it held.
-    pub(crate) fn readmit(&mut self, region: &str) -> Result<(), EvictError> {
-        let Some(fact) = self.replica.readmission(region) else {
-            return Err(EvictError::Impossible(format!(
-                "{region} was not evicted, as far as this region knows"
-            )));
-        };
-        let written = self.may_write() && {
-            self.write_facts(&[fact]);
-            self.replica.readmission(region).is_none() && self.hand_over().is_ok()
-        };
-        if written { Ok(()) } else { Err(EvictError::NotWritten) }
+    pub(crate) fn readmit(&mut self, region: &str) -> Result<(), MembershipError> {
+        let fact = self.replica.readmission(region).ok_or_else(|| {
+            MembershipError::Impossible(format!("{region} was not evicted, as far as this region knows"))
+        })?;
+        self.announce(&[fact])
     }
 
-    fn write_facts(&mut self, facts: &[Fact]) {
+    /// Writes on an operator's word; afterwards it is in the log.
+    fn announce(&mut self, facts: &[Fact]) -> Result<(), MembershipError> {
+        let written = self.may_write() && self.write_facts(facts) && self.hand_over().is_ok();
+        if written { Ok(()) } else { Err(MembershipError::NotWritten) }
+    }
+
+    /// Returns whether they are written.
+    fn write_facts(&mut self, facts: &[Fact]) -> bool {
         let fields: Vec<_> = facts.iter().map(|fact| (fact.key(), fact.to_field())).collect();
         let seen = fields.iter().map(|(name, (field, _))| self.dots(name, field)).collect::<Loaded<Vec<_>>>();
         // Until the rows are in memory, nothing is told.
-        let Ok(seen) = seen else { return };
+        let Ok(seen) = seen else { return false };
         facts.iter().for_each(|fact| tracing::info!("{}", shown(fact)));
         let time = self.begin();
         let builder = self.parts().1;
@@ -104,6 +122,7 @@ impl Embedded {
         self.end();
         self.core.rows.facts.extend(facts.iter().map(|fact| (fact.clone(), time)));
         self.act();
+        true
     }
 
     /// The actors that will write no more.
@@ -127,7 +146,7 @@ fn shown(fact: &Fact) -> String {
         Fact::Closed { actor } => format!("{actor} will write no more; the regions agree on where it ends"),
         Fact::Report { actor, upto, .. } => format!("this region holds {actor} up to entry {upto}"),
         Fact::End { actor, at } => format!("{actor} ended at entry {at}; every region holds it up to there"),
-        Fact::Member { region, evicted: true } => format!("{region} is evicted"),
-        Fact::Member { region, evicted: false } => format!("{region} is a member again"),
+        Fact::Member { region, evicted: true, .. } => format!("{region} is evicted"),
+        Fact::Member { region, evicted: false, .. } => format!("{region} belongs to the planet"),
     }
 }

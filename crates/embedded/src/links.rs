@@ -29,7 +29,7 @@ mod traffic;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -69,7 +69,8 @@ pub(crate) struct Links {
     pub(crate) segments: Arc<Segments>,
     /// Up to where the log may be sent.
     pub(crate) shippable: watch::Receiver<u64>,
-    pub(crate) peerings: Arc<BTreeMap<Arc<str>, Peering>>,
+    /// By the peers with which this region has begun to talk.
+    pub(crate) peerings: Arc<RwLock<BTreeMap<Arc<str>, Arc<Peering>>>>,
     /// Closed when the engine goes.
     pub(crate) closing: watch::Receiver<bool>,
 }
@@ -88,15 +89,6 @@ pub(crate) struct Peering {
 }
 
 impl Peering {
-    /// The state of the connections between `region` and each of its peers, before there are any.
-    pub(crate) fn all(region: &str, peers: &[String]) -> Arc<BTreeMap<Arc<str>, Self>> {
-        let peering = |peer: &String| {
-            let peering = Self { is_dialled: peer.as_str() > region, ..Self::default() };
-            (peer.as_str().into(), peering)
-        };
-        Arc::new(peers.iter().map(peering).collect())
-    }
-
     /// The bulk connection.
     pub(crate) fn lane(&self) -> &Lane {
         &self.lane
@@ -120,27 +112,32 @@ impl Peering {
 }
 
 impl Links {
-    /// Dials the peers that this region is to dial, and knocks at the others.
-    pub(crate) fn start(&self, runtime: &tokio::runtime::Handle, dial: &Dial) {
-        for (peer, peering) in &*self.peerings {
-            let (links, peer, dial) = (self.clone(), Arc::clone(peer), Arc::clone(dial));
-            if peering.is_dialled {
-                runtime.spawn(links.keep_dialling(peer, dial));
-            } else {
-                runtime.spawn(links.knock(peer, dial));
-            }
+    /// Begins to talk to `peer`, for as long as the engine is there: of each pair, the one whose name comes first dials.
+    pub(crate) fn begin(&self, peer: &Arc<str>, runtime: &tokio::runtime::Handle, dial: &Dial) {
+        let peering = Arc::new(Peering { is_dialled: **peer > *self.region, ..Peering::default() });
+        let mut peerings = self.peerings.write().unwrap_or_else(PoisonError::into_inner);
+        peerings.insert(Arc::clone(peer), Arc::clone(&peering));
+        let (links, peer, dial) = (self.clone(), Arc::clone(peer), Arc::clone(dial));
+        if peering.is_dialled {
+            runtime.spawn(links.keep_dialling(peer, peering, dial));
+        } else {
+            runtime.spawn(links.knock(peer, dial));
         }
+    }
+
+    /// What the connections with a peer share, if it is one.
+    pub(crate) fn peering(&self, peer: &str) -> Option<Arc<Peering>> {
+        self.peerings.read().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
     }
 
     /// Serves a connection that came from `peer`, or notices that it knocked.
     pub(crate) async fn accept(self, peer: Arc<str>, channel: Channel, stream: Connection) {
-        let peerings = Arc::clone(&self.peerings);
-        let Some(peering) = peerings.get(&peer) else { return };
+        let Some(peering) = self.peering(&peer) else { return };
         match channel {
             Channel::Live if peering.is_dialled => peering.knock.notify_one(),
-            Channel::Live => self.run(&peer, peering, stream, std::future::pending()).await,
+            Channel::Live => self.run(&peer, &peering, stream, std::future::pending()).await,
             Channel::Bulk if peering.is_dialled => {}
-            Channel::Bulk => self.run_bulk(&peer, peering, stream).await,
+            Channel::Bulk => self.run_bulk(&peer, &peering, stream).await,
         }
     }
 
@@ -157,9 +154,8 @@ impl Links {
     }
 
     /// Keeps a link to `peer`: dials, and dials again whenever it breaks or the peer knocks.
-    async fn keep_dialling(mut self, peer: Arc<str>, dial: Dial) {
-        let peerings = Arc::clone(&self.peerings);
-        let Some(peering) = peerings.get(&peer) else { return };
+    async fn keep_dialling(mut self, peer: Arc<str>, peering: Arc<Peering>, dial: Dial) {
+        let peering = &*peering;
         let mut pause = FIRST_PAUSE;
         loop {
             let dialled = tokio::select! {

@@ -153,20 +153,20 @@ async fn a_region_that_was_evicted_comes_back_with_nothing_and_no_other_way() {
     us.run("SADD drinks tea");
     ap.reaches(&us.vector()).await;
     eu.reaches(&us.vector()).await;
-    let error = ap.handle.evict(US, false).await.unwrap_err().to_string();
+    let error = ap.handle.evict(US, false, "").await.unwrap_err().to_string();
     assert!(error.contains("is in touch"), "{error}");
     network.cut(AP, US);
     network.cut(EU, US);
     us.run("SADD drinks coffee");
     us.vanish(&network, US);
     eventually("us is out of touch", async || !ap.stats().await.peers[1].connected).await;
-    ap.handle.evict(US, false).await.unwrap();
+    ap.handle.evict(US, false, "").await.unwrap();
     let ended = async || {
         let closed = eu.stats().await.closed;
         closed.len() == 1 && &*closed[0].actor.region == US && closed[0].end == Some(1)
     };
     eventually("the others agree where its actor ended", ended).await;
-    assert!(ap.handle.evict(US, true).await.unwrap_err().to_string().contains("already"));
+    assert!(ap.handle.evict(US, true, "").await.unwrap_err().to_string().contains("already"));
     network.heal(AP, US);
     network.heal(EU, US);
     // It still holds what the planet went on without, and is refused, evicted or not.

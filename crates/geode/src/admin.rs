@@ -10,6 +10,7 @@
 //! | `/v1/verify[?scope=planet][&examples=1,2]` | version vector and digests |
 //! | `/v1/conflicts[?scope=planet][&limit=20][&key=K][&since_us=T][&after_us=R:T,…][&wait_ms=1000]` | conflicts that were resolved; with `wait_ms`, as soon as there is one |
 //! | `/v1/backup` | a backup of this region, byte by byte; broken off if it cannot be completed |
+//! | POST `/v1/add` `{"region":…,"link":…,"public":[…],"place":…,"capacity":…}` | adds a region |
 //! | POST `/v1/evict` `{"region":…,"force":…}` | evicts a region that will not return |
 //! | POST `/v1/rejoin` `{"region":…}` | lets an evicted region come back as new |
 //! | POST `/v1/repair` `{"region":…}` | lets a region get all its rows anew from another |
@@ -34,6 +35,7 @@ use crate::geode::Geode;
 use crate::metrics;
 use crate::operator::status::StatusReport;
 use crate::questions::{Answer, ConflictsQuestion, Question, ask_all};
+use crate::regions::change::{self, Addition, Change, ChangeError};
 use crate::store_report::{PlanetReport, RegionAnswer};
 
 /// The type of Prometheus' text format: OpenMetrics, which is what the encoder writes.
@@ -60,6 +62,7 @@ fn routes(geode: Arc<Geode>) -> Router {
         .route("/v1/verify", get(verify))
         .route("/v1/conflicts", get(conflicts))
         .route("/v1/backup", get(backup))
+        .route("/v1/add", post(add))
         .route("/v1/evict", post(evict))
         .route("/v1/rejoin", post(rejoin))
         .route("/v1/repair", post(repair))
@@ -91,6 +94,7 @@ async fn status(State(geode): State<Arc<Geode>>) -> Json<StatusReport> {
         planet: geode.planet.name.clone(),
         asked: geode.region.clone(),
         regions: geode.gossip.views().borrow().to_vec(),
+        drift: geode.file_drift(),
     })
 }
 
@@ -191,7 +195,12 @@ async fn backup(State(geode): State<Arc<Geode>>) -> Response {
     }
 }
 
-/// What to evict. JSON alone is read, which no page in a browser on this machine can send here unasked.
+// JSON alone is read, which no page in a browser on this machine can send here unasked.
+
+async fn add(State(geode): State<Arc<Geode>>, Json(addition): Json<Addition>) -> Response {
+    changed(change::add(&geode, &addition).await)
+}
+
 #[derive(Deserialize)]
 struct EvictRequest {
     region: String,
@@ -200,7 +209,7 @@ struct EvictRequest {
 }
 
 async fn evict(State(geode): State<Arc<Geode>>, Json(request): Json<EvictRequest>) -> Response {
-    told(&geode, geode.evict(&request.region, request.force).await)
+    changed(change::evict(&geode, &request.region, request.force).await)
 }
 
 /// Which region.
@@ -209,19 +218,24 @@ struct RegionRequest {
     region: String,
 }
 
-async fn repair(State(geode): State<Arc<Geode>>, Json(request): Json<RegionRequest>) -> Response {
-    told(&geode, geode.repair(&request.region).await)
-}
-
 async fn rejoin(State(geode): State<Arc<Geode>>, Json(request): Json<RegionRequest>) -> Response {
-    told(&geode, geode.readmit(&request.region).await)
+    changed(change::rejoin(&geode, &request.region).await)
 }
 
-/// Who told the others, or why nobody did.
-fn told(geode: &Geode, outcome: Result<(), String>) -> Response {
-    match outcome {
+async fn repair(State(geode): State<Arc<Geode>>, Json(request): Json<RegionRequest>) -> Response {
+    match geode.repair(&request.region).await {
         Ok(()) => Json(serde_json::json!({ "by": geode.region })).into_response(),
         Err(error) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
+    }
+}
+
+fn changed(change: Result<Change, ChangeError>) -> Response {
+    match change {
+        Ok(change) => Json(change).into_response(),
+        Err(error @ ChangeError::Wrong(_)) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
+        Err(error @ ChangeError::Store(_)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+        }
     }
 }
 
@@ -253,6 +267,7 @@ async fn ask_planet(geode: &Geode, question: Question) -> PlanetReport<Value> {
 async fn unknown() -> (StatusCode, &'static str) {
     (
         StatusCode::NOT_FOUND,
-        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify, /v1/conflicts, /v1/backup, /v1/evict, /v1/rejoin and /v1/repair\n",
+        "there are /healthz, /readyz, /metrics, /v1/status, /v1/explain?who=, /v1/verify, /v1/conflicts, /v1/backup, /v1/add, \
+         /v1/evict, /v1/rejoin and /v1/repair\n",
     )
 }

@@ -71,12 +71,14 @@ enum Command {
                             geode conflicts --since 2026-11-23T20:00:00Z --limit 1000 --json\n  geode conflicts --follow"
     )]
     Conflicts(ConflictsArgs),
-    /// Evict a region that will not return, or let it come back as new.
+    /// Add a region to the running planet, evict one that will not return, or let it come back as new.
     #[command(
         after_help = "Evicting tells every region to go on without one: nobody waits for it any more, and what it alone \
                             holds is lost. Without --force only if it is not in touch and most of the others are.\n\nTo \
                             come back, it starts with an empty data directory, after `geode region rejoin` was asked of \
-                            another region.\n\nExamples:\n  geode region evict us-east-1\n  geode region rejoin us-east-1"
+                            another region.\n\nExamples:\n  geode region add sa-east-1 --link 10.0.3.5:7400 --public \
+                            192.0.2.10\n  geode region add depot --link 10.0.4.5:7400 --public 192.0.2.20 \
+                            --place=-33.45,-70.67 --capacity 0.5\n  geode region evict us-east-1\n  geode region rejoin us-east-1"
     )]
     Region(RegionArgs),
     /// Take a backup of a region's rows into a file, while it goes on.

@@ -31,7 +31,7 @@ impl Service for LocalService {
     fn acquire(&self) -> Option<LocalLease> {
         let geode = &self.0;
         // A geode that stops sends new requests on, unless there is nobody to send them to.
-        if geode.draining.load(Ordering::Relaxed) && geode.dialer.peers().next().is_some() {
+        if geode.draining.load(Ordering::Relaxed) && !geode.dialer.peers().is_empty() {
             return None;
         }
         geode.host.get()?.acquire().map(LocalLease)

@@ -1,17 +1,19 @@
 //! One running geode as its own parts see it: what it is, whether it is ready, what it tells about itself.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use geode_crdt::HybridTime;
 use geode_door::DoorMetrics;
-use geode_embedded::{ConflictQuery, EmbeddedHandle, EvictError};
+use geode_embedded::{ConflictQuery, EmbeddedHandle};
 use geode_host::{Host, HostStatus};
 use geode_link::{Credentials, Dialer};
 use geode_planet::{Planet, Program, RegionName};
 use geode_resp::RespMetrics;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::backup_body::BackupBody;
 use crate::bundle::days_left_if_few;
@@ -33,7 +35,14 @@ const LONGEST_POLL: Duration = Duration::from_secs(2);
 
 /// One geode. The parts that need others are set while it starts, in order.
 pub(crate) struct Geode {
+    /// As planet.toml says, which may be behind in what regions there are.
     pub(crate) planet: Arc<Planet>,
+    /// With the regions that it has now.
+    pub(crate) standing: watch::Sender<Arc<Planet>>,
+    /// Of the meaning of its planet.toml, with the regions that the planet has now.
+    pub(crate) config_digest: RwLock<String>,
+    /// Where planet.toml is.
+    pub(crate) config_file: PathBuf,
     pub(crate) region: RegionName,
     pub(crate) gossip: Arc<Gossip>,
     pub(crate) router: Arc<Router>,
@@ -52,8 +61,6 @@ pub(crate) struct Geode {
     pub(crate) door_open: AtomicBool,
     /// It stops: others take its clients.
     pub(crate) draining: AtomicBool,
-    /// Of the meaning of its planet.toml.
-    pub(crate) config_digest: String,
     incarnation: u64,
     /// The smoothed load, as bits of an f64.
     load: AtomicU64,
@@ -61,19 +68,27 @@ pub(crate) struct Geode {
 
 impl Geode {
     /// A geode of which nothing runs yet.
-    pub(crate) fn new(planet: Arc<Planet>, region: RegionName, dialer: Dialer) -> Arc<Self> {
+    pub(crate) fn new(
+        planet: Arc<Planet>,
+        config_file: PathBuf,
+        region: RegionName,
+        dialer: Dialer,
+    ) -> Arc<Self> {
         let incarnation =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let config_digest = planet.digest();
         let starting = GeodeState {
             trouble: Some("it is starting".into()),
-            ..GeodeState::new(region.clone(), incarnation, config_digest.clone())
+            ..GeodeState::new(region.clone(), incarnation, planet.digest())
         };
         let peers = planet.regions.keys().filter(|peer| **peer != region).cloned();
         let gossip = Gossip::new(starting, peers);
-        let router = Arc::new(Router::new(Arc::clone(&planet), region.clone(), gossip.views()));
+        let standing = watch::Sender::new(Arc::clone(&planet));
+        let router = Arc::new(Router::new(standing.subscribe(), region.clone(), gossip.views()));
         Arc::new(Self {
+            config_digest: RwLock::new(planet.digest()),
+            config_file,
             planet,
+            standing,
             region,
             gossip,
             router,
@@ -85,10 +100,14 @@ impl Geode {
             host: OnceLock::new(),
             door_open: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            config_digest,
             incarnation,
             load: AtomicU64::new(0),
         })
+    }
+
+    /// The digest of what its planet.toml means with the regions that the planet has now.
+    pub(crate) fn config_digest(&self) -> String {
+        self.config_digest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What this geode waits for before it can serve, a line each; empty once it is ready.
@@ -123,7 +142,7 @@ impl Geode {
                 refuses_writes: store.write_refusal(),
             }),
             bundle_days_left: self.credentials.get().and_then(|credentials| days_left_if_few(credentials)),
-            ..GeodeState::new(self.region.clone(), self.incarnation, self.config_digest.clone())
+            ..GeodeState::new(self.region.clone(), self.incarnation, self.config_digest())
         }
     }
 
@@ -196,24 +215,13 @@ impl Geode {
 }
 
 impl Geode {
-    /// Evicts a region that will not return.
-    ///
-    /// # Errors
-    /// Why it was not evicted, in a line that says what to do.
-    pub(crate) async fn evict(&self, region: &str, force: bool) -> Result<(), String> {
-        let store = self.store.get().ok_or("its store is reading its log")?;
-        store.evict(region, force).await.map_err(|error| match error {
-            EvictError::NeedsForce(_) => format!("{error}. If it must be: --force"),
-            _ => error.to_string(),
-        })
-    }
-
     /// Lets a region of the planet get all its rows anew.
     ///
     /// # Errors
     /// Why it does not, in a line.
     pub(crate) async fn repair(&self, region: &str) -> Result<(), String> {
-        let known = self.planet.regions.keys().find(|known| known.as_str() == region);
+        let planet = self.standing.borrow().clone();
+        let known = planet.regions.keys().find(|known| known.as_str() == region);
         let region = known.ok_or_else(|| format!("{region} is no region of this planet"))?;
         let answer = if *region == self.region {
             self.answer(Question::Repair).await
@@ -230,15 +238,6 @@ impl Geode {
     pub(crate) async fn backup(&self) -> Result<BackupBody, String> {
         let store = self.store.get().ok_or("its store is reading its log")?;
         store.backup().await.map(BackupBody::new).map_err(|error| error.to_string())
-    }
-
-    /// Lets an evicted region come back as new.
-    ///
-    /// # Errors
-    /// Why it may not, in a line.
-    pub(crate) async fn readmit(&self, region: &str) -> Result<(), String> {
-        let store = self.store.get().ok_or("its store is reading its log")?;
-        store.readmit(region).await.map_err(|error| error.to_string())
     }
 }
 

@@ -50,6 +50,14 @@ impl Gossip {
         Arc::new(Self { started: Instant::now(), shared, views, news: watch::Sender::new(0) })
     }
 
+    /// From now on these are the planet's other regions.
+    pub(crate) fn set_peers(&self, peers: impl IntoIterator<Item = RegionName>) {
+        let now_ms = self.now_ms();
+        let mut shared = self.lock();
+        shared.membership.set_peers(peers, now_ms);
+        self.publish(&shared, now_ms);
+    }
+
     /// Every region as it is known now, in the order of names; the receiver hears of changes.
     pub(crate) fn views(&self) -> watch::Receiver<Arc<Vec<RegionView>>> {
         self.views.subscribe()

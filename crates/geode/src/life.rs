@@ -7,6 +7,7 @@
 //! Order of a graceful stop: other geodes are told, so that they take the clients; the door finishes the requests it has
 //! begun and closes; the service ends; and last the store, which leaves the mark of a clean stop.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,9 +15,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use geode_door::{Door, DoorSettings, Seams, SessionKey};
-use geode_embedded::Channel;
+use geode_embedded::{Channel, Regions};
 use geode_host::Host;
-use geode_link::{Call, Credentials, Dialer, Listener, Purpose};
+use geode_link::{Call, Credentials, Dialer, Listener, Peers, Purpose};
 use geode_planet::{Planet, Region, RegionName};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,7 +29,7 @@ use crate::geode::Geode;
 use crate::run::RunError;
 use crate::service::{self, Surroundings};
 use crate::store::{self, DataThread, StoreError};
-use crate::{admin, bundle, questions};
+use crate::{admin, bundle, questions, regions};
 
 /// Time between two looks whether the last request is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
@@ -38,6 +39,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What one geode is to be.
 pub(crate) struct Destiny {
     pub(crate) planet: Arc<Planet>,
+    /// Where it was read.
+    pub(crate) config_file: PathBuf,
     /// One of the planet's.
     pub(crate) region: RegionName,
     pub(crate) session_key: SessionKey,
@@ -62,12 +65,13 @@ pub(crate) async fn live(destiny: Destiny) -> Result<(), RunError> {
     let born = Instant::now();
     let mut stop = Stop::listen()?;
     let _file_size = outlive_file_size_limit()?;
-    let Destiny { planet, region, session_key, membership, surroundings } = destiny;
+    let Destiny { planet, config_file, region, session_key, membership, surroundings } = destiny;
     let credentials = membership.as_ref().map(|membership| &membership.credentials);
     let Some(region) = planet.region(&region) else { return Ok(()) };
-    let bound = bind(&planet, region, credentials).await?;
-    let dialer = dialer(&planet, region, credentials);
-    let geode = Geode::new(Arc::clone(&planet), region.name.clone(), dialer);
+    let peers = Peers::new(regions::peers(&planet, &Regions::new(), &region.name));
+    let bound = bind(&planet, region, credentials, &peers).await?;
+    let dialer = dialer(region, credentials, peers);
+    let geode = Geode::new(Arc::clone(&planet), config_file, region.name.clone(), dialer);
     let door = door(&geode, session_key)?;
 
     let mut background = JoinSet::new();
@@ -89,6 +93,7 @@ pub(crate) async fn live(destiny: Destiny) -> Result<(), RunError> {
     };
     if served.is_ok() && geode.store.get().is_some() {
         let doors = open_doors(bound.doors, &door);
+        background.spawn(regions::follow(Arc::clone(&geode)));
         geode.door_open.store(true, Ordering::Relaxed);
         background.spawn(tell_changes(Arc::clone(&geode), born));
         tokio::select! {
@@ -118,6 +123,7 @@ async fn bind(
     planet: &Planet,
     region: &Region,
     credentials: Option<&Arc<Credentials>>,
+    peers: &Peers,
 ) -> Result<Bound, RunError> {
     let failed = |address: SocketAddr, key: &'static str| {
         move |source: std::io::Error| match source.kind() {
@@ -134,10 +140,9 @@ async fn bind(
     }
     let address = settings.admin_listen;
     let admin = TcpListener::bind(address).await.map_err(failed(address, "admin.listen"))?;
-    let peers: Vec<RegionName> = others(planet, region).map(|other| other.name.clone()).collect();
-    let link = match settings.link_listen.filter(|_| !peers.is_empty()).zip(credentials) {
+    let link = match settings.link_listen.filter(|_| planet.regions.len() > 1).zip(credentials) {
         Some((address, credentials)) => {
-            let bound = Listener::bind(address, Arc::clone(credentials), peers).await;
+            let bound = Listener::bind(address, Arc::clone(credentials), peers.clone()).await;
             Some(bound.map_err(failed(address, "link_listen"))?)
         }
         None => None,
@@ -145,16 +150,11 @@ async fn bind(
     Ok(Bound { redis, doors, admin, link })
 }
 
-fn others<'a>(planet: &'a Planet, region: &'a Region) -> impl Iterator<Item = &'a Region> {
-    planet.regions.values().filter(|other| other.name != region.name)
-}
-
 /// Calls the planet's other regions from this region's own address.
-fn dialer(planet: &Planet, region: &Region, credentials: Option<&Arc<Credentials>>) -> Dialer {
+fn dialer(region: &Region, credentials: Option<&Arc<Credentials>>, peers: Peers) -> Dialer {
     let Some(credentials) = credentials else { return Dialer::alone() };
     let local = region.settings.link_listen.map(|address| address.ip()).filter(|ip| !ip.is_unspecified());
-    let links = others(planet, region).filter_map(|other| Some((other.name.clone(), other.link.clone()?)));
-    Dialer::new(Arc::clone(credentials), local, links.collect())
+    Dialer::new(Arc::clone(credentials), local, peers)
 }
 
 fn door(geode: &Arc<Geode>, session_key: SessionKey) -> Result<Door<LocalService>, RunError> {
@@ -169,14 +169,36 @@ fn door(geode: &Arc<Geode>, session_key: SessionKey) -> Result<Door<LocalService
     Ok(door)
 }
 
-/// Beats, and speaks to every peer.
+/// Beats, and speaks to every region that belongs to the planet.
 fn gossip(geode: &Arc<Geode>, background: &mut JoinSet<()>) {
-    for peer in geode.dialer.peers() {
-        let (geode, peer) = (Arc::clone(geode), peer.clone());
-        background.spawn(async move { geode.gossip.speak(&geode.dialer, &peer).await });
-    }
+    background.spawn(speak(Arc::clone(geode)));
     let geode = Arc::clone(geode);
     background.spawn(async move { geode.gossip.beat(|| geode.state()).await });
+}
+
+async fn speak(geode: Arc<Geode>) {
+    let mut standing = geode.standing.subscribe();
+    let mut conversations = JoinSet::new();
+    let mut speaking = BTreeSet::new();
+    loop {
+        standing.mark_unchanged();
+        for peer in geode.other_regions() {
+            if speaking.insert(peer.clone()) {
+                let geode = Arc::clone(&geode);
+                conversations.spawn(async move {
+                    tokio::select! {
+                        () = geode.gossip.speak(&geode.dialer, &peer) => {}
+                        () = geode.gone(&peer) => {}
+                    }
+                    peer
+                });
+            }
+        }
+        tokio::select! {
+            Some(ended) = conversations.join_next() => drop(ended.map(|peer| speaking.remove(&peer))),
+            changed = standing.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// Hands every call of another geode to the part it is for, for as long as it is polled.
@@ -187,24 +209,34 @@ async fn take_calls(mut listener: Listener, geode: Arc<Geode>, door: Door<LocalS
             call = listener.accept() => call,
             Some(_) = calls.join_next() => continue,
         };
-        let geode = Arc::clone(&geode);
-        match purpose {
-            Purpose::Gossip => calls.spawn(async move { geode.gossip.hear(&from, stream).await }),
-            Purpose::Question => calls
-                .spawn(questions::serve(stream, move |question| async move { geode.answer(question).await })),
-            Purpose::Hop => {
-                let door = door.clone();
-                calls.spawn(async move { door.serve_peer(stream, from).await })
-            }
-            Purpose::Replication | Purpose::Bulk => {
-                let channel = if purpose == Purpose::Bulk { Channel::Bulk } else { Channel::Live };
-                // Whoever calls before the log is read calls again.
-                if let Some(store) = geode.store.get() {
-                    store.accept(from.as_str(), channel, Box::new(stream));
-                }
-                continue;
-            }
+        let channel = match purpose {
+            Purpose::Replication => Some(Channel::Live),
+            Purpose::Bulk => Some(Channel::Bulk),
+            Purpose::Gossip | Purpose::Question | Purpose::Hop => None,
         };
+        if let Some(channel) = channel {
+            // Whoever calls before the log is read calls again.
+            if let Some(store) = geode.store.get() {
+                store.accept(from.as_str(), channel, Box::new(stream));
+            }
+            continue;
+        }
+        let (geode, door) = (Arc::clone(&geode), door.clone());
+        calls.spawn(async move {
+            let answer = |question| async { geode.answer(question).await };
+            let served = async {
+                match purpose {
+                    Purpose::Gossip => geode.gossip.hear(&from, stream).await,
+                    Purpose::Question => questions::serve(stream, answer).await,
+                    Purpose::Hop => door.serve_peer(stream, from.clone()).await,
+                    Purpose::Replication | Purpose::Bulk => {}
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = geode.gone(&from) => {}
+            }
+        });
     }
 }
 
@@ -222,6 +254,7 @@ async fn start_service(
     // Why there is none, stopping the thread will tell.
     let Some(store) = opened else { return Ok(()) };
     let _ = geode.store.set(store);
+    geode.follow_rows(&geode.rows());
     if let Some(service) = &geode.planet.service {
         let settings = service::settings(service, region, surroundings).await.map_err(RunError::Upstream)?;
         let _ = geode.host.set(Arc::new(Host::start(settings)?));

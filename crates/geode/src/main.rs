@@ -22,6 +22,7 @@ mod metrics;
 mod open_files;
 mod operator;
 mod questions;
+mod regions;
 mod router;
 mod run;
 mod service;

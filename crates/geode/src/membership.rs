@@ -72,16 +72,20 @@ pub(crate) struct RegionView {
 impl Membership {
     /// Nothing has been heard yet. `peers` are the planet's other regions.
     pub(crate) fn new(own: GeodeState, peers: impl IntoIterator<Item = RegionName>, now_ms: u64) -> Self {
-        let thresholds = Thresholds { up: PROVEN_BEATS, down: MISSED_BEATS };
-        let peer = || Peer {
-            last: None,
-            health: Health::new(thresholds, now_ms),
-            heard_in_this_beat: false,
-            rtt_ms: None,
-            echo: None,
-            sightings: BTreeMap::new(),
+        Self { own, peers: peers.into_iter().map(|region| (region, Peer::new(now_ms))).collect() }
+    }
+
+    /// From now on these are the planet's other regions: what is known of the others is forgotten.
+    pub(crate) fn set_peers(&mut self, peers: impl IntoIterator<Item = RegionName>, now_ms: u64) {
+        let mut known = std::mem::take(&mut self.peers);
+        let keep = |region| {
+            let peer = known.remove(&region).unwrap_or_else(|| Peer::new(now_ms));
+            (region, peer)
         };
-        Self { own, peers: peers.into_iter().map(|region| (region, peer())).collect() }
+        self.peers = peers.into_iter().map(keep).collect();
+        for peer in self.peers.values_mut() {
+            peer.sightings.retain(|region, _| !known.contains_key(region));
+        }
     }
 
     /// Takes what this geode says of itself from now on.
@@ -213,6 +217,19 @@ impl Membership {
 }
 
 impl Peer {
+    /// Nothing has been heard of it.
+    fn new(now_ms: u64) -> Self {
+        let thresholds = Thresholds { up: PROVEN_BEATS, down: MISSED_BEATS };
+        Self {
+            last: None,
+            health: Health::new(thresholds, now_ms),
+            heard_in_this_beat: false,
+            rtt_ms: None,
+            echo: None,
+            sightings: BTreeMap::new(),
+        }
+    }
+
     /// Not proven unreachable: a geode that has just started accuses nobody.
     fn reachable(&self) -> bool {
         !self.health.is_down()
@@ -403,6 +420,28 @@ mod tests {
             planet.geodes.get_mut("us").unwrap().hang_up(&region("ap"), now_ms);
             planet.run(2_000, Planet::all_healthy);
         }
+    }
+
+    #[test]
+    fn regions_come_and_go_and_what_was_known_of_the_others_stays() {
+        let mut planet = Planet::new();
+        planet.until(400, Planet::all_healthy);
+        let now_ms = planet.now_ms;
+        let us = planet.geodes.get_mut("us").unwrap();
+        us.set_peers([region("eu"), region("sa")], now_ms);
+        let views = us.regions(now_ms);
+        let names: Vec<&str> = views.iter().map(|view| view.region.as_str()).collect();
+        assert_eq!(names, ["eu", "sa", "us"]);
+        assert_eq!(views[0].health, RegionHealth::Healthy);
+        assert_eq!(views[1].health, RegionHealth::Unhealthy { reason: "not heard from yet".into() });
+        us.hear(
+            &region("ap"),
+            Message { state: state("ap", 1), sees: vec![], sent_ms: 0, echo: None },
+            now_ms,
+        );
+        assert_eq!(us.regions(now_ms).len(), 3, "it does not belong to the planet");
+        assert!(us.message_to(&region("ap"), now_ms).is_none());
+        assert!(us.message_to(&region("sa"), now_ms).is_some());
     }
 
     #[test]

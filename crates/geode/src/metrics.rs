@@ -44,7 +44,7 @@ pub(crate) async fn render(geode: &Geode) -> Result<String, fmt::Error> {
     };
     let scrape = Scrape {
         region: geode.region.to_string(),
-        config_digest: geode.config_digest.clone(),
+        config_digest: geode.config_digest(),
         ready: geode.waits_for().is_empty(),
         views: Arc::clone(&geode.gossip.views().borrow()),
         host: geode.host_status(),

@@ -64,7 +64,7 @@ pub(crate) type Answer = Result<Value, String>;
 pub(crate) async fn ask_all(dialer: &Dialer, question: &Question) -> BTreeMap<RegionName, Answer> {
     let mut asked = tokio::task::JoinSet::new();
     for peer in dialer.peers() {
-        let (dialer, peer, question) = (dialer.clone(), peer.clone(), question.clone());
+        let (dialer, question) = (dialer.clone(), question.clone());
         asked.spawn(async move {
             let answer = ask_one(&dialer, &peer, &question).await;
             (peer, answer)

@@ -13,7 +13,7 @@ use crate::membership::RegionView;
 
 /// Decides for the door and for `geode explain`.
 pub(crate) struct Router {
-    planet: Arc<Planet>,
+    planet: watch::Receiver<Arc<Planet>>,
     own: RegionName,
     views: watch::Receiver<Arc<Vec<RegionView>>>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Explanation {
 impl Router {
     /// A router for the geode of region `own`.
     pub(crate) fn new(
-        planet: Arc<Planet>,
+        planet: watch::Receiver<Arc<Planet>>,
         own: RegionName,
         views: watch::Receiver<Arc<Vec<RegionView>>>,
     ) -> Self {
@@ -45,54 +45,61 @@ impl Router {
     /// # Errors
     /// The name is neither an address nor a known place.
     pub(crate) fn explain(&self, who: &str) -> Result<Explanation, UnknownPlace> {
+        let planet = self.planet();
         let (client, prefix) = match who.parse::<IpAddr>() {
-            Ok(address) => self.client_at(address),
-            Err(_) => (Client::new(Some(self.planet.place(who)?), who.as_bytes()), None),
+            Ok(address) => client_at(&planet, address),
+            Err(_) => (Client::new(Some(planet.place(who)?), who.as_bytes()), None),
         };
-        let decision = self.decide(&client);
+        let decision = self.decide(&planet, &client);
         Ok(Explanation { asked: self.own.clone(), who: who.to_owned(), prefix, decision })
     }
 
-    fn decide(&self, client: &Client) -> Decision {
+    /// The planet as it stands at this moment.
+    fn planet(&self) -> Arc<Planet> {
+        Arc::clone(&self.planet.borrow())
+    }
+
+    fn decide(&self, planet: &Planet, client: &Client) -> Decision {
         let views = Arc::clone(&self.views.borrow());
-        let states: Vec<RegionState> = views.iter().filter_map(|view| self.state(view)).collect();
-        decide(client, &Policy::from(&self.planet.steering), &states)
+        let states: Vec<RegionState> = views.iter().filter_map(|view| state(planet, view)).collect();
+        decide(client, &Policy::from(&planet.steering), &states)
     }
+}
 
-    fn state(&self, view: &RegionView) -> Option<RegionState> {
-        let region = self.planet.region(&view.region)?;
-        let service = view.state.as_ref().and_then(|state| state.service);
-        Some(RegionState {
-            name: view.region.clone(),
-            coordinates: region.place.coordinates,
-            capacity: region.capacity,
-            health: view.health.clone(),
-            load: service.map_or(0.0, |service| service.load),
-            // Between clients and regions nobody measures yet.
-            measured_rtt_ms: None,
-        })
-    }
+fn state(planet: &Planet, view: &RegionView) -> Option<RegionState> {
+    let region = planet.region(&view.region)?;
+    let service = view.state.as_ref().and_then(|state| state.service);
+    Some(RegionState {
+        name: view.region.clone(),
+        coordinates: region.place.coordinates,
+        capacity: region.capacity,
+        health: view.health.clone(),
+        load: service.map_or(0.0, |service| service.load),
+        // Between clients and regions nobody measures yet.
+        measured_rtt_ms: None,
+    })
+}
 
-    /// The client at an address, and the network that told its place.
-    fn client_at(&self, address: IpAddr) -> (Client, Option<String>) {
-        match self.planet.locate(address) {
-            Some(location) => {
-                let network = location.prefix.to_string();
-                (Client::new(Some(location.place.clone()), network.as_bytes()), Some(network))
-            }
-            None => (Client::new(None, address.to_string().as_bytes()), None),
+/// The client at an address, and the network that told its place.
+fn client_at(planet: &Planet, address: IpAddr) -> (Client, Option<String>) {
+    match planet.locate(address) {
+        Some(location) => {
+            let network = location.prefix.to_string();
+            (Client::new(Some(location.place.clone()), network.as_bytes()), Some(network))
         }
+        None => (Client::new(None, address.to_string().as_bytes()), None),
     }
 }
 
 impl geode_door::Router for Router {
     fn route(&self, hints: &ClientHints) -> Vec<RouteEntry> {
-        let (mut client, _) = self.client_at(hints.address);
+        let planet = self.planet();
+        let (mut client, _) = client_at(&planet, hints.address);
         if client.place.is_none() {
             // Whoever came to this door was brought here as one of its neighbours.
-            client.place = self.planet.region(&self.own).map(|region| region.place.clone());
+            client.place = planet.region(&self.own).map(|region| region.place.clone());
         }
-        self.decide(&client).order().map(entry).collect()
+        self.decide(&planet, &client).order().map(entry).collect()
     }
 }
 
@@ -143,7 +150,8 @@ link = "127.0.0.12:7400"
         };
         let views = vec![view("eu-west-1", eu), view("us-east-1", RegionHealth::Healthy)];
         let (sender, receiver) = watch::channel(Arc::new(views));
-        (Router::new(Arc::new(planet), "us-east-1".parse().unwrap(), receiver), sender)
+        let (_, planet) = watch::channel(Arc::new(planet));
+        (Router::new(planet, "us-east-1".parse().unwrap(), receiver), sender)
     }
 
     fn order(router: &Router, address: [u8; 4]) -> Vec<String> {

@@ -66,7 +66,7 @@ pub(crate) fn start(
     let (opened, when_opened) = oneshot::channel();
     let (ending, ended) = oneshot::channel::<()>();
     let assembly = Assembly {
-        config: config(planet, region, dialer.peers()),
+        config: config(planet, region, &dialer.peers()),
         options: options(planet)?,
         info: Info { started: Instant::now(), tcp_port, max_clients, metrics: Arc::clone(&metrics) },
         dial: dial(dialer),
@@ -120,8 +120,8 @@ impl Assembly {
     }
 }
 
-fn config<'a>(planet: &Planet, region: &Region, peers: impl Iterator<Item = &'a RegionName>) -> Config {
-    let peers: Vec<&str> = peers.map(RegionName::as_str).collect();
+fn config(planet: &Planet, region: &Region, peers: &[RegionName]) -> Config {
+    let peers: Vec<&str> = peers.iter().map(RegionName::as_str).collect();
     let fsync = match planet.store.fsync {
         Fsync::Always => FsyncMode::Always,
         Fsync::EverySec => FsyncMode::EverySecond,

@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::credentials::Credentials;
 use crate::failure::{self, Failure, Side};
+use crate::peers::{Peer, Peers};
 use crate::preface::{self, ANSWER_LEN, Answer, Purpose};
 use crate::stream::Stream;
 
@@ -26,13 +27,13 @@ pub struct Dialer {
     /// None of a planet of one region, which has nobody to call.
     credentials: Option<Arc<Credentials>>,
     local: Option<IpAddr>,
-    peers: BTreeMap<RegionName, HostPort>,
+    peers: Peers,
 }
 
 /// Why a call did not come about.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// The region is not among the peers this geode was given.
+    /// The region does not belong to the planet, as far as this geode knows, or has no address.
     #[error("{0} is no peer of this geode")]
     NoPeer(RegionName),
     /// The connection was refused, cut or not possible.
@@ -86,24 +87,25 @@ pub enum LinkError {
 }
 
 impl Dialer {
-    /// A dialer that reaches each peer at the given address. Calls leave from `local` when given: the address by which
-    /// others (and the relay of a planet on a laptop) know this region.
-    pub fn new(
-        credentials: Arc<Credentials>,
-        local: Option<IpAddr>,
-        peers: BTreeMap<RegionName, HostPort>,
-    ) -> Self {
-        Self { credentials: Some(credentials), local, peers }
+    /// A dialer that reaches the peers at the addresses known at the time. Calls leave from `local` when given: the address
+    /// by which others (and the relay of a planet on a laptop) know this region.
+    pub fn new(credentials: Arc<Credentials>, local: Option<IpAddr>, peers: impl Into<Peers>) -> Self {
+        Self { credentials: Some(credentials), local, peers: peers.into() }
     }
 
     /// The dialer of a planet of one region: there is nobody to call.
     pub fn alone() -> Self {
-        Self { credentials: None, local: None, peers: BTreeMap::new() }
+        Self { credentials: None, local: None, peers: Peers::default() }
     }
 
-    /// The regions that can be called.
-    pub fn peers(&self) -> impl Iterator<Item = &RegionName> {
-        self.peers.keys()
+    /// The other regions of the planet, as they are known now.
+    pub fn peers(&self) -> Vec<RegionName> {
+        self.peers.members()
+    }
+
+    /// From now on the other regions are these, for every clone of this dialer and whoever else shares its [`Peers`].
+    pub fn set_peers(&self, peers: BTreeMap<RegionName, Peer>) {
+        self.peers.set(peers);
     }
 
     /// Opens a connection to `region` for one purpose. The stream has TCP_NODELAY and keepalive, and is ready for the
@@ -112,7 +114,7 @@ impl Dialer {
     /// # Errors
     /// [`LinkError`], within six seconds.
     pub async fn dial(&self, region: &RegionName, purpose: Purpose) -> Result<Stream, LinkError> {
-        let (Some(address), Some(credentials)) = (self.peers.get(region), &self.credentials) else {
+        let (Some(address), Some(credentials)) = (&self.address(region, purpose), &self.credentials) else {
             return Err(LinkError::NoPeer(region.clone()));
         };
         let io = |source| LinkError::Io { region: region.clone(), address: address.clone(), source };
@@ -140,6 +142,14 @@ impl Dialer {
                 Failure::Distrust(problem) => LinkError::Distrust { region, address, problem },
             }),
         }
+    }
+
+    /// Where a region is called for a purpose; evicted ones only to tell them that they are.
+    fn address(&self, region: &RegionName, purpose: Purpose) -> Option<HostPort> {
+        let peers = self.peers.now();
+        let peer = peers.get(region)?;
+        let wanted = peer.evicted.is_none() || purpose == Purpose::Replication;
+        peer.address.clone().filter(|_| wanted)
     }
 
     /// Connects to the first of the peer's addresses that answers.

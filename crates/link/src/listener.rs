@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::credentials::Credentials;
 use crate::failure::{self, Failure, Side};
+use crate::peers::Peers;
 use crate::preface::{self, HEAD_LEN, Opening, Purpose, Refusal};
 use crate::stream::Stream;
 
@@ -53,21 +54,22 @@ pub struct Listener {
 #[derive(Debug)]
 struct Known {
     credentials: Arc<Credentials>,
-    peers: Vec<RegionName>,
+    peers: Peers,
 }
 
 impl Listener {
-    /// Binds the link port of a geode whose planet has the given other regions.
+    /// Binds the link port of a geode whose planet has the other regions that `peers` names at the time of each call.
     ///
     /// # Errors
     /// What the system says, usually that the address is in use.
     pub async fn bind(
         address: SocketAddr,
         credentials: Arc<Credentials>,
-        peers: Vec<RegionName>,
+        peers: impl Into<Peers>,
     ) -> std::io::Result<Self> {
         let tcp = TcpListener::bind(address).await?;
-        Ok(Self { tcp, known: Arc::new(Known { credentials, peers }), half_open: JoinSet::new() })
+        let known = Known { credentials, peers: peers.into() };
+        Ok(Self { tcp, known: Arc::new(known), half_open: JoinSet::new() })
     }
 
     /// The address that was bound.
@@ -178,7 +180,7 @@ async fn read_preface(stream: &mut TlsStream<TcpStream>, known: &Known) -> Resul
     let (version, length) = preface::read_head(&head)?;
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.map_err(|_| Refusal::Gone)?;
-    let opening = preface::read_body(&body, version, known.credentials.identity(), &known.peers)?;
+    let opening = preface::read_body(&body, version, known.credentials.identity(), &known.peers.now())?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     match known.credentials.is_of(certificates, &opening.from) {
         Ok(()) => Ok(opening),
@@ -230,7 +232,11 @@ mod tests {
         tokio::spawn(async move { listener.accept().await });
         let impostor = Arc::new(issued("ap-southeast-2").claiming(identity("eu-west-1")));
         let peer = HostPort { host: address.ip().to_string(), port: address.port() };
-        let dialer = Dialer::new(impostor, None, [(region("us-east-1"), peer)].into());
+        let dialer = Dialer::new(
+            impostor,
+            None,
+            vec![(region("us-east-1"), peer)].into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        );
         let error = dialer.dial(&region("us-east-1"), Purpose::Replication).await.unwrap_err();
         let LinkError::Refused { reason, .. } = error else { panic!("{error}") };
         assert_eq!(

@@ -9,7 +9,11 @@
 //! two releases can at least refuse each other in words. A body is readable by every version its caller offers:
 //! later versions only append to it, and a reader ignores what follows the fields it knows.
 
+use std::collections::BTreeMap;
+
 use geode_planet::RegionName;
+
+use crate::peers::Peer;
 
 /// The protocol version this release speaks at best.
 const VERSION: u16 = 1;
@@ -129,6 +133,14 @@ pub(crate) enum Refusal {
     /// One of the two does not believe the other's certificate.
     #[error("the caller {0}")]
     Distrust(String),
+    /// The caller's region was evicted.
+    #[error("{from} does not belong to this planet any more: {why}")]
+    Evicted {
+        /// The calling region.
+        from: RegionName,
+        /// When it was evicted, and what to do.
+        why: String,
+    },
     /// A purpose this release does not know.
     #[error("unknown purpose {0}: this geode may be older than the caller")]
     Purpose(u8),
@@ -186,7 +198,7 @@ pub(crate) fn read_body(
     mut body: &[u8],
     version: u16,
     acceptor: &Identity,
-    peers: &[RegionName],
+    peers: &BTreeMap<RegionName, Peer>,
 ) -> Result<Opening, Refusal> {
     let planet = take_name(&mut body)?;
     let from = take_name(&mut body)?;
@@ -201,12 +213,11 @@ pub(crate) fn read_body(
     if from == acceptor.region.as_str() {
         return Err(Refusal::Own(acceptor.region.clone()));
     }
-    let from = peers
-        .iter()
-        .find(|peer| peer.as_str() == from)
-        .ok_or_else(|| Refusal::Stranger(from.to_owned()))?
-        .clone();
-    let purpose = Purpose::from_code(code).ok_or(Refusal::Purpose(code))?;
+    let (from, peer) = peers.get_key_value(from).ok_or_else(|| Refusal::Stranger(from.to_owned()))?;
+    let (from, purpose) = (from.clone(), Purpose::from_code(code).ok_or(Refusal::Purpose(code))?);
+    if let Some(why) = peer.evicted.clone().filter(|_| purpose != Purpose::Replication) {
+        return Err(Refusal::Evicted { from, why });
+    }
     Ok(Opening { from, purpose, version })
 }
 
@@ -279,7 +290,11 @@ mod tests {
         let (head, body) = bytes.split_first_chunk().ok_or(Refusal::Incomplete)?;
         let (version, length) = read_head(head)?;
         let body = body.get(..length).ok_or(Refusal::Incomplete)?;
-        read_body(body, version, acceptor, &[region("eu-west-1"), region("us-east-1")])
+        let evicted = Some("evicted at noon".to_owned());
+        let peers = [("eu-west-1", None), ("us-east-1", None), ("me-south-1", evicted)];
+        let peer = |evicted| Peer { address: None, evicted };
+        let peers = peers.into_iter().map(|(name, evicted)| (region(name), peer(evicted)));
+        read_body(body, version, acceptor, &peers.collect())
     }
 
     #[test]
@@ -325,6 +340,7 @@ mod tests {
             read(&encode(&us, &region("us-east-1"), Purpose::Hop), &us),
             read(&encode(&identity("acme", "sa-east-1"), &region("us-east-1"), Purpose::Hop), &us),
             read(&[from_eu("us-east-1").split_last().unwrap().1, &[77]].concat(), &us),
+            read(&encode(&identity("acme", "me-south-1"), &region("us-east-1"), Purpose::Gossip), &us),
             read(b"GET / HTTP/1.1\r\n\r\n", &us),
         ];
         let lines: Vec<String> = refusals.into_iter().map(|r| r.unwrap_err().to_string()).collect();
@@ -335,15 +351,18 @@ mod tests {
              the caller says it is us-east-1 as well: two geodes run as one region\n\
              the caller says it is sa-east-1, which is no region of this planet: check planet.toml here\n\
              unknown purpose 77: this geode may be older than the caller\n\
+             me-south-1 does not belong to this planet any more: evicted at noon\n\
              the caller does not speak geode's link protocol: point it at another port"
         );
+        let to_be_told = encode(&identity("acme", "me-south-1"), &region("us-east-1"), Purpose::Replication);
+        assert_eq!(read(&to_be_told, &us).unwrap().from, region("me-south-1"));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_refused_or_read_without_panic(body in proptest::collection::vec(any::<u8>(), 0..80)) {
             let acceptor = identity("acme", "us-east-1");
-            let peers = [region("eu-west-1")];
+            let peers = [(region("eu-west-1"), Peer { address: None, evicted: None })].into();
             if let Ok(opening) = read_body(&body, 1, &acceptor, &peers) {
                 prop_assert_eq!(opening.from, region("eu-west-1"));
             }

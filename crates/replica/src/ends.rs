@@ -28,10 +28,21 @@ use crate::facts::{Fact, ViewId};
 #[derive(Debug)]
 pub(crate) struct Ends {
     configured: BTreeSet<Arc<str>>,
-    /// The last word on each region that was ever evicted, and when it was said.
-    standing: BTreeMap<Arc<str>, (HybridTime, bool)>,
+    /// The last word on each region that was ever added or evicted.
+    standing: BTreeMap<Arc<str>, Standing>,
     closed: BTreeMap<ActorIndex, Closed>,
     view: ViewId,
+}
+
+/// The last word on a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// When it was said.
+    pub since: HybridTime,
+    /// Whether the region belongs to the planet no longer.
+    pub evicted: bool,
+    /// What else was said of it ([`Fact::Member`]).
+    pub details: Arc<str>,
 }
 
 /// An actor that will never write again.
@@ -65,7 +76,12 @@ impl Ends {
     }
 
     pub(crate) fn is_evicted(&self, region: &str) -> bool {
-        self.standing.get(region).is_some_and(|(_, evicted)| *evicted)
+        self.standing.get(region).is_some_and(|standing| standing.evicted)
+    }
+
+    /// The regions on which something was said, with the last word.
+    pub(crate) fn standings(&self) -> impl Iterator<Item = (&Arc<str>, &Standing)> {
+        self.standing.iter()
     }
 
     /// The regions whose reports count.
@@ -111,10 +127,11 @@ impl Ends {
                 (closed.end, closed.ceiling) = (Some(*at), Some(*at));
                 closed.reports.clear();
             }
-            Fact::Member { region, evicted } => {
-                let standing = self.standing.entry(Arc::clone(region)).or_insert((said, *evicted));
-                if standing.0 <= said {
-                    *standing = (said, *evicted);
+            Fact::Member { region, evicted, details } => {
+                let news = Standing { since: said, evicted: *evicted, details: Arc::clone(details) };
+                let standing = self.standing.entry(Arc::clone(region)).or_insert_with(|| news.clone());
+                if standing.since <= said {
+                    *standing = news;
                 }
             }
         }

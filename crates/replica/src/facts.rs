@@ -9,7 +9,7 @@
 //! actors     closed ACTOR             (empty)
 //! actors     report ACTOR REGION      VIEW SEQUENCE
 //! actors     end ACTOR                SEQUENCE
-//! regions    REGION                   member | evicted
+//! regions    REGION                   member | evicted, and what else is said of it
 //! ```
 
 use std::str::FromStr;
@@ -59,6 +59,8 @@ pub enum Fact {
         region: Arc<str>,
         /// Whether it was evicted.
         evicted: bool,
+        /// What whoever assembles geodes says of it: where it is and how it is reached. Of no meaning here.
+        details: Arc<str>,
     },
 }
 
@@ -79,8 +81,10 @@ impl Fact {
                 (format!("report {actor} {region}"), format!("{:016x} {upto}", view.0))
             }
             Self::End { actor, at } => (format!("end {actor}"), at.to_string()),
-            Self::Member { region, evicted } => {
-                (region.to_string(), if *evicted { "evicted" } else { "member" }.to_owned())
+            Self::Member { region, evicted, details } => {
+                let standing = if *evicted { "evicted" } else { "member" };
+                let space = if details.is_empty() { "" } else { " " };
+                (region.to_string(), format!("{standing}{space}{details}"))
             }
         };
         (field.into_bytes(), value.into_bytes())
@@ -90,12 +94,13 @@ impl Fact {
     pub fn parse(key: &[u8], field: &[u8], value: &[u8]) -> Option<Self> {
         let (field, value) = (std::str::from_utf8(field).ok()?, std::str::from_utf8(value).ok()?);
         if key == REGIONS {
-            let evicted = match value {
+            let (standing, details) = value.split_once(' ').unwrap_or((value, ""));
+            let evicted = match standing {
                 "evicted" => true,
                 "member" => false,
                 _ => return None,
             };
-            return Some(Self::Member { region: field.into(), evicted });
+            return Some(Self::Member { region: field.into(), evicted, details: details.into() });
         }
         let mut words = field.split(' ');
         let (what, actor) = (words.next()?, ActorId::from_str(words.next()?).ok()?);

@@ -23,6 +23,7 @@ mod snapshot;
 mod vector;
 pub mod wire;
 
+pub use ends::Standing;
 pub use facts::Fact;
 pub use life::Coverage;
 pub use replica::{Action, Host, Now, PENDING_BYTES, Replica, Report};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime, VersionVector};
 
-use crate::ends::Ends;
+use crate::ends::{Ends, Standing};
 use crate::facts::{Fact, ViewId};
 use crate::peer::Peer;
 use crate::pending::Limits;
@@ -50,6 +50,9 @@ impl Replica {
     /// Facts were delivered, replayed, or written here; each with the time of its entry. What they allow is delivered.
     pub fn learned(&mut self, facts: &[(Fact, HybridTime)], host: &mut impl Host) {
         for (fact, said) in facts {
+            if let Fact::Member { region, .. } = fact {
+                self.add_peer(region, self.now, host.actors());
+            }
             self.ends.learn(fact, *said, host.actors());
         }
         for index in 0..self.peers.len() {
@@ -143,6 +146,16 @@ impl Replica {
             || self.members().any(|peer| peer.is_up() && peer.first_held.as_ref().is_some_and(lacks))
     }
 
+    /// What was said of regions since the planet was first configured, by name: the last word on each.
+    pub fn standings(&self) -> impl Iterator<Item = (&Arc<str>, &Standing)> {
+        self.ends.standings()
+    }
+
+    /// How many regions belong to the planet, this one included.
+    pub fn member_count(&self) -> usize {
+        1 + self.members().count()
+    }
+
     /// Whether this region belongs to the planet.
     pub fn is_member(&self) -> bool {
         !self.ends.is_evicted(self.region())
@@ -151,6 +164,19 @@ impl Replica {
     /// The other regions that belong to the planet.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Peer> {
         self.peers.iter().filter(|peer| !peer.evicted)
+    }
+
+    /// Why a region cannot be added, whatever the operator says.
+    pub fn obstacle_to_admit(&self, region: &str) -> Option<String> {
+        if !self.is_member() {
+            Some("this region was evicted itself: ask another one".to_owned())
+        } else if self.ends.is_evicted(region) {
+            Some(format!("{region} was evicted: let it rejoin"))
+        } else if *region == **self.region() || self.index_of(region).is_some() {
+            Some(format!("{region} is a region of this planet already"))
+        } else {
+            None
+        }
     }
 
     /// Why a region cannot be evicted, whatever the operator says.
@@ -169,12 +195,16 @@ impl Replica {
     /// Why a region should not be evicted but on the operator's word: it is in touch, or most of the planet is not.
     pub fn objection_to_evict(&self, region: &str) -> Option<String> {
         let others = || self.members().filter(|peer| *peer.region != *region);
-        let (in_touch, all) = (1 + others().filter(|peer| peer.is_up()).count(), self.members().count() + 1);
+        let touched = others().filter(|peer| peer.is_up()).map(|peer| &*peer.region);
+        let touched: Vec<&str> = std::iter::once(&**self.region()).chain(touched).collect();
+        let (in_touch, all) = (touched.len(), self.member_count());
         if self.members().any(|peer| *peer.region == *region && peer.is_up()) {
             Some(format!("{region} is in touch: stop it first, or what is written there meanwhile is lost"))
         } else if 2 * in_touch <= all {
+            let touched = touched.join(", ");
             Some(format!(
-                "only {in_touch} of {all} regions are in touch, which is no majority: the others may live on without this one"
+                "only {in_touch} of {all} regions are in touch ({touched}), which is no majority: the others may live on \
+                 without this one"
             ))
         } else {
             None
@@ -182,17 +212,20 @@ impl Replica {
     }
 
     /// What to write so that a region is evicted: with it, its actors are closed.
-    pub fn eviction(&self, region: &str, actors: &Actors) -> Vec<Fact> {
+    pub fn eviction(&self, region: &str, details: &str, actors: &Actors) -> Vec<Fact> {
         let met = actors.iter().filter(|(actor, id)| *id.region == *region && self.has_met(*actor));
         let open = met.filter(|(actor, _)| !self.ends.is_closed(*actor));
         let closed = open.map(|(_, id)| Fact::Closed { actor: id.clone() });
-        [Fact::Member { region: region.into(), evicted: true }].into_iter().chain(closed).collect()
+        let member = Fact::Member { region: region.into(), evicted: true, details: details.into() };
+        [member].into_iter().chain(closed).collect()
     }
 
     /// What to write so that a region that was evicted may come back, with nothing of what it held; `None` if it was not.
     pub fn readmission(&self, region: &str) -> Option<Fact> {
-        let fact = Fact::Member { region: region.into(), evicted: false };
-        self.ends.is_evicted(region).then_some(fact)
+        let (_, standing) =
+            self.standings().find(|(name, standing)| ***name == *region && standing.evicted)?;
+        let details = Arc::clone(&standing.details);
+        Some(Fact::Member { region: region.into(), evicted: false, details })
     }
 
     /// Why a region is not to be spoken to that says to hold so much.

@@ -459,7 +459,7 @@ impl Replica {
                 self.actions.push_back(Action::Disconnect { peer, reason: format!("it refused: {reason}") });
             }
             (Link::Greeting, Message::Hello { versions, planet, actor, held, witnesses }) => {
-                let objection = self.objection(index, versions, &planet, &actor);
+                let objection = self.objection(index, versions, &planet, &actor, host.actors());
                 match objection.or_else(|| self.objection_to_held(&held, host.actors())) {
                     Some(reason) => self.refuse(index, reason),
                     None => {
@@ -545,8 +545,16 @@ impl Replica {
         self.actions.push_back(Action::Disconnect { peer, reason });
     }
 
-    fn objection(&self, index: usize, versions: Versions, planet: &str, actor: &ActorId) -> Option<String> {
+    fn objection(
+        &self,
+        index: usize,
+        versions: Versions,
+        planet: &str,
+        actor: &ActorId,
+        actors: &Actors,
+    ) -> Option<String> {
         let peer = &self.peers[index];
+        let is_closed = |actor| actors.find(actor).is_some_and(|actor| self.ends.is_closed(actor));
         if wire::VERSIONS.agreed(versions).is_none() {
             let (theirs, ours) = (versions, wire::VERSIONS);
             Some(format!(
@@ -560,6 +568,13 @@ impl Replica {
             Some(format!("it was evicted from planet \"{planet}\": let it rejoin as new"))
         } else if actor.region != peer.region {
             Some(format!("it says it is region {}, not {}: check link addresses", actor.region, peer.region))
+        } else if is_closed(actor) {
+            // What it wrote beyond its end, or is yet to write, nobody would take.
+            Some(format!(
+                "{} comes with data from before it was evicted or replaced ({actor} has ended): move its data directory \
+                 away and start it again, so that it comes as new",
+                actor.region
+            ))
         } else {
             None
         }

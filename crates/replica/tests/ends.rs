@@ -227,7 +227,7 @@ fn a_member_that_cannot_be_reached_holds_the_end_up_until_it_is_evicted() {
     ap.hears("eu", 0);
     assert_eq!((ap.end(), ap.replica.passed()), (None, HybridTime(0)), "us may hold more");
     assert_eq!(ap.replica.objection_to_evict("us"), None, "two of three are in touch");
-    ap.learn(Fact::Member { region: "us".into(), evicted: true });
+    ap.learn(Fact::Member { region: "us".into(), evicted: true, details: "".into() });
     ap.tell();
     ap.hears("eu", 0);
     assert_eq!(ap.end(), Some(2));
@@ -258,14 +258,44 @@ fn dependencies_beyond_an_end_are_clamped_and_sessions_learn_what_is_lost() {
 #[test]
 fn an_evicted_region_is_refused_and_owes_nothing() {
     let mut ap = Region::new("ap", &["eu", "us"]);
-    ap.learn(Fact::Member { region: "us".into(), evicted: true });
+    ap.learn(Fact::Member { region: "us".into(), evicted: true, details: "".into() });
     ap.link(&actor("us"), &[(actor("us"), 3)]);
     ap.gets("us", &entries(&actor("us"), 1, 3, None));
     assert_eq!(ap.held(&actor("us")), 0);
     assert!(matches!(&ap.reports()[..], [Report::Refused { reason, .. }] if reason.contains("evicted")));
-    ap.learn(Fact::Member { region: "ap".into(), evicted: true });
+    ap.learn(Fact::Member { region: "ap".into(), evicted: true, details: "".into() });
     ap.close(lost());
     assert_eq!((ap.tell(), ap.replica.is_member()), (Vec::new(), false));
+}
+
+#[test]
+fn a_region_comes_back_as_new_and_never_with_what_it_wrote_before() {
+    let mut ap = Region::new("ap", &["eu", "us"]);
+    ap.learn(Fact::Member { region: "us".into(), evicted: true, details: "".into() });
+    ap.close(lost());
+    ap.learn(Fact::Member { region: "us".into(), evicted: false, details: "".into() });
+    ap.link(&lost(), &[(lost(), 3)]);
+    let reports = ap.reports();
+    assert!(
+        matches!(&reports[..], [Report::Refused { reason, .. }] if reason.contains("comes as new")),
+        "{reports:?}"
+    );
+    ap.link(&actor("us"), &[(actor("us"), 1)]);
+    ap.gets("us", &entries(&actor("us"), 1, 1, None));
+    assert_eq!((ap.held(&actor("us")), ap.reports()), (1, Vec::new()));
+}
+
+#[test]
+fn a_region_that_was_only_named_by_a_fact_is_a_peer_like_any_other() {
+    let mut ap = Region::new("ap", &["eu"]);
+    ap.learn(Fact::Member { region: "us".into(), evicted: false, details: "at home".into() });
+    assert_eq!(ap.replica.member_count(), 3);
+    ap.link(&actor("us"), &[(actor("us"), 1)]);
+    ap.gets("us", &entries(&actor("us"), 1, 1, None));
+    assert_eq!(ap.held(&actor("us")), 1);
+    let standings: Vec<_> =
+        ap.replica.standings().map(|(name, of)| (&**name, of.evicted, &*of.details)).collect();
+    assert_eq!(standings, [("us", false, "at home")]);
 }
 
 #[test]
@@ -280,8 +310,8 @@ fn facts_survive_their_fields() {
             upto: 3,
         },
         Fact::End { actor, at: 0 },
-        Fact::Member { region: region.into(), evicted: true },
-        Fact::Member { region: region.into(), evicted: false },
+        Fact::Member { region: region.into(), evicted: true, details: "".into() },
+        Fact::Member { region: region.into(), evicted: false, details: "at home".into() },
     ];
     for fact in facts {
         let (field, value) = fact.to_field();

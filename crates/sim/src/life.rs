@@ -150,7 +150,7 @@ impl World<'_> {
         self.say(|world| format!("{} evicts {}", world.names[spokesman], world.names[region]));
         let Some(process) = &self.regions[spokesman].process else { return };
         let engine = &process.store.engine;
-        let facts = engine.replica.eviction(&self.names[region], engine.core.rows.actors());
+        let facts = engine.replica.eviction(&self.names[region], "", engine.core.rows.actors());
         self.say_for(spokesman, &facts);
         self.at(self.now_us + back_ms * 1_000, Event::Rejoin(fault));
     }

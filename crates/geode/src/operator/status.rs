@@ -29,6 +29,9 @@ pub(crate) struct StatusReport {
     /// The region that was asked: `reachable` and `rtt_ms` are as seen from there.
     pub(crate) asked: RegionName,
     pub(crate) regions: Vec<RegionView>,
+    /// Where the planet.toml of the region that was asked is behind the planet, with what to write. Nothing is broken by it.
+    #[serde(default)]
+    pub(crate) drift: Vec<String>,
 }
 
 /// Asks, prints, and judges.
@@ -149,7 +152,7 @@ impl StatusReport {
         if wrong.is_empty() {
             text.push_str("all regions serve, and all copies are the same\n");
         }
-        for line in wrong {
+        for line in wrong.iter().chain(&self.drift) {
             text.push_str(line);
             text.push('\n');
         }
@@ -219,6 +222,7 @@ mod tests {
             planet: "acme".into(),
             asked: "us-east-1".parse().unwrap(),
             regions: vec![view("ap-southeast-2", 1, 1188), view("eu-west-1", 1, 1200), us],
+            drift: vec![],
         }
     }
 

@@ -4,5 +4,6 @@
 
 mod lifetime;
 mod planet;
+mod regions;
 mod sessions;
 mod support;
