@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -53,11 +53,25 @@ pub(crate) struct Network {
 struct NetworkState {
     nodes: Vec<(String, EmbeddedHandle)>,
     blocked: BTreeSet<(String, String)>,
-    links: Vec<(String, String, AbortHandle)>,
+    links: Vec<(String, String, Relay)>,
     /// What becomes of bulk connections.
     bulk: Bulk,
     /// If calls to a region that is not there stay unanswered instead of being refused: how many have.
     unanswered: Option<usize>,
+}
+
+/// What carries a connection's bytes.
+struct Relay {
+    task: AbortHandle,
+    /// A task is not gone at once: what it reads from now on goes nowhere.
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Relay {
+    fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        self.task.abort();
+    }
 }
 
 /// What becomes of bulk connections.
@@ -100,7 +114,7 @@ impl Network {
         state.links.retain(|(a, b, link)| {
             let cut = pair(a, b) == pair(left, right);
             if cut {
-                link.abort();
+                link.cut();
             }
             !cut
         });
@@ -133,7 +147,7 @@ impl Network {
         let mut state = self.state.lock().unwrap();
         state.nodes.retain(|(name, _)| name != region);
         for (_, _, link) in state.links.extract_if(.., |(from, to, _)| from == region || to == region) {
-            link.abort();
+            link.cut();
         }
     }
 
@@ -175,14 +189,15 @@ impl Network {
         };
         let (near, near_relay) = connected_pair().await?;
         let (far, far_relay) = connected_pair().await?;
-        let carried = Arc::clone(&self.carried);
+        let (carried, is_cut) = (Arc::clone(&self.carried), Arc::<AtomicBool>::default());
+        let cut = Arc::clone(&is_cut);
         let relay = tokio::spawn(async move {
             let count = if channel == Channel::Bulk { &carried.bulk } else { &carried.live };
             let (near, far) = (near_relay.into_split(), far_relay.into_split());
             // Ends with either side; a cut aborts it and so closes both.
             tokio::select! {
-                () = carry(near.0, far.1, count, limit) => {}
-                () = carry(far.0, near.1, count, limit) => {}
+                () = carry(near.0, far.1, count, limit, &cut) => {}
+                () = carry(far.0, near.1, count, limit, &cut) => {}
             }
         });
         let mut state = self.state.lock().unwrap();
@@ -190,7 +205,7 @@ impl Network {
             relay.abort();
             return Err(refused());
         }
-        state.links.push((from.to_owned(), to.to_owned(), relay.abort_handle()));
+        state.links.push((from.to_owned(), to.to_owned(), Relay { task: relay.abort_handle(), is_cut }));
         target.accept(from, channel, Box::new(far));
         Ok(Box::new(near))
     }
@@ -201,12 +216,19 @@ fn pair(left: &str, right: &str) -> (String, String) {
     (first.to_owned(), second.to_owned())
 }
 
-/// Carries bytes in one direction until it ends or `limit` is reached.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: &AtomicU64, mut limit: u64) {
+/// Carries bytes in one direction until it ends, is cut, or `limit` is reached.
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    count: &AtomicU64,
+    mut limit: u64,
+    is_cut: &AtomicBool,
+) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length) = from.read(&mut buffer).await
         && length > 0
         && limit > 0
+        && !is_cut.load(Ordering::SeqCst)
         && to.write_all(&buffer[..length]).await.is_ok()
     {
         count.fetch_add(length as u64, Ordering::Relaxed);
