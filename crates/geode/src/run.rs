@@ -185,7 +185,7 @@ fn start(args: &RunArgs) -> Result<(), RunError> {
         .map_err(system("cannot start threads"))?;
     runtime.block_on(live(Destiny {
         planet: Arc::new(planet),
-        config_file: args.config.clone(),
+        config_file: args.config.config.clone(),
         region,
         session_key,
         membership,

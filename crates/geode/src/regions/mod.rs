@@ -69,6 +69,7 @@ fn elsewhere() -> Settings {
         admin_listen: nowhere,
         data: std::path::PathBuf::new(),
         retention_bytes: 0,
+        memory_bytes: None,
     }
 }
 
