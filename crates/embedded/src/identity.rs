@@ -219,7 +219,7 @@ impl SegmentFile {
 /// The lock on a data directory; the kernel releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -227,10 +227,18 @@ impl Lock {
         let path: PathBuf = data.join("lock");
         let file = File::create(&path).map_err(OpenError::io(&path))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(data.to_owned())),
             Err(error) => Err(OpenError::Io { path, source: error.into() }),
         }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A child process that another thread has just forked shares the open file until it executes its program:
+        // closing alone would leave the directory locked until then.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -243,6 +251,16 @@ fn boot_id() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_is_dropped_is_free_although_a_child_process_shares_its_file() {
+        let data = tempfile::tempdir().unwrap();
+        let lock = Lock::take(data.path()).unwrap();
+        let shared = lock.file.try_clone().unwrap();
+        drop(lock);
+        Lock::take(data.path()).unwrap();
+        drop(shared);
+    }
 
     #[test]
     fn what_is_recorded_after_a_failure_does_not_hide_it() {
