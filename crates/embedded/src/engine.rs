@@ -21,7 +21,6 @@ use geode_crdt::frame::Checkpoint;
 use geode_crdt::{ActorId, ActorIndex, FrameBuilder, HybridTime, VersionVector};
 use geode_replica::{Action, Message, Now, Replica, Report, wire};
 use geode_store::{Engine, Extent, FlushError, Need, Position, Ticket, View};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime;
 
 use crate::checkpoint::{self, Checkpoint as OnDisk, Owner, SharedFile};
@@ -33,7 +32,7 @@ use crate::error::OpenError;
 use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
 use crate::identity::{IdentityFile, Lock};
 use crate::inbox::Incoming;
-use crate::links::{Channel, Links};
+use crate::links::{Channel, Connection, Links};
 use crate::log::{Durability, Event, SyncThread};
 use crate::outbox::{Outbox, Range, Stream};
 use crate::recovery;
@@ -41,14 +40,6 @@ use crate::rows::Rows;
 use crate::snapshot::{self, Snapshots};
 use crate::table::{Origin, Table};
 use crate::trouble::Trouble;
-
-/// A connection for replication, whatever carries it. Boxed: it is called once per batch of bytes, not per write.
-pub type Connection = Box<dyn Duplex>;
-
-/// What a [`Connection`] is made of.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// Opens a connection for replication to the named region, for one of the two channels.
 pub type Dial = Arc<

@@ -14,9 +14,9 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::config::Config;
 use crate::conflict::{ConflictLog, ConflictQuery, ConflictReport};
-use crate::engine::{Connection, Embedded};
+use crate::engine::Embedded;
 use crate::inbox::{Inbox, Incoming};
-use crate::links::{Channel, Links, PeerTraffic};
+use crate::links::{Channel, Connection, Links, PeerTraffic};
 use crate::outbox::Outbox;
 use crate::snapshot::backup::Backup;
 use crate::snapshot::{JoinProgress, Source};

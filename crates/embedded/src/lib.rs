@@ -28,14 +28,14 @@ mod trouble;
 
 pub use config::{Config, FsyncMode};
 pub use conflict::{Conflict, ConflictQuery, ConflictReport, Rule, Side};
-pub use engine::{Connection, Dial, Duplex, Embedded, Wake};
+pub use engine::{Dial, Embedded, Wake};
 pub use error::OpenError;
 pub use geode_replica::{Standing, Vector};
 pub use handle::{
     ClosedActor, EmbeddedHandle, HeldState, MembershipError, PeerStats, Regions, Stats, Stopped,
 };
 pub use inspect::read_frames;
-pub use links::{Channel, PeerTraffic};
+pub use links::{Channel, Connection, PathState, PeerTraffic};
 pub use snapshot::JoinProgress;
 pub use snapshot::backup::{Backup, BackupSummary, RestoreError, check_backup, restore};
 pub use table::Table;

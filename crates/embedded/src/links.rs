@@ -20,8 +20,10 @@
 //! | the log on its way | a chunk of 256 KiB, or one frame, for the live stream, a range, and each feed of the bulk connection that has begun |
 //! | a snapshot on its way | one at a time; some 256 KiB, or one key, of rows, and a chunk of the log |
 
+mod connection;
 mod feed;
 mod lane;
+mod pace;
 mod pack;
 mod receiver;
 mod sender;
@@ -35,13 +37,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+pub use self::connection::Connection;
 pub(crate) use self::feed::Feed;
 pub(crate) use self::lane::Lane;
+pub use self::pace::PathState;
 use self::receiver::Receiver;
 use self::sender::Sender;
 pub use self::traffic::PeerTraffic;
 use self::traffic::Traffic;
-use crate::engine::{Connection, Dial};
+use crate::engine::Dial;
 use crate::inbox::{Inbox, Incoming};
 use crate::log::Segments;
 use crate::outbox::Outbox;
@@ -217,7 +221,7 @@ impl Links {
             number = *latest;
         });
         let outbox = Arc::new(Outbox::default());
-        let (read, write) = tokio::io::split(stream);
+        let (read, write) = tokio::io::split(stream.stream);
         self.inbox.push(Incoming::Connected { peer: Arc::clone(peer), outbox: Arc::clone(&outbox) });
         let receiver = Receiver::new(read, &self.inbox, &peering.traffic, peer).live(&outbox);
         let sender = Sender::new(&self, peering, Arc::clone(&outbox)).run(write);
@@ -238,9 +242,9 @@ impl Links {
     /// Serves a bulk connection until it ends or another takes its place.
     async fn run_bulk(mut self, peer: &Arc<str>, peering: &Peering, stream: Connection) {
         let attached = peering.lane.attach(&self.inbox, Arc::clone(peer));
-        let (read, write) = tokio::io::split(stream);
+        let (read, write) = tokio::io::split(stream.stream);
         let receiver = Receiver::new(read, &self.inbox, &peering.traffic, peer).bulk();
-        let sender = sender::send_bulk(&attached, &peering.traffic, &self.shippable, write);
+        let sender = sender::send_bulk(&attached, &peering.traffic, &self.shippable, write, stream.gauge);
         let ended = tokio::select! {
             ended = receiver => ended,
             ended = sender => ended,

@@ -8,7 +8,7 @@ mod support;
 use std::io::ErrorKind;
 
 use geode_crdt::{ActorId, HybridTime};
-use geode_embedded::{Channel, Vector};
+use geode_embedded::{Channel, Connection, Vector};
 use geode_replica::wire::{self, Decoder, Encoder, Kind, Message, Versions};
 use support::{DEADLINE, Network, Node, PLANET, assert_equal, meet};
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ struct Peer {
 impl Peer {
     fn connect(to: &Node) -> Self {
         let (stream, theirs) = tokio::io::duplex(64 << 10);
-        to.handle.accept(AP, Channel::Live, Box::new(theirs));
+        to.handle.accept(AP, Channel::Live, Connection::new(theirs));
         Self { stream, encoder: Encoder::default(), decoder: Decoder::default() }
     }
 
@@ -210,7 +210,7 @@ async fn connects_again_and_again(planet: &Planet) {
         // Another may have taken its place already.
         let _ = peer.greet(wire::VERSIONS, Vector::default()).await;
         let (mut bulk, theirs) = tokio::io::duplex(64 << 10);
-        planet.eu.handle.accept(AP, Channel::Bulk, Box::new(theirs));
+        planet.eu.handle.accept(AP, Channel::Bulk, Connection::new(theirs));
         ends.spawn(async move { drop(peer.stream.read_to_end(&mut Vec::new()).await) });
         ends.spawn(async move { drop(bulk.read_to_end(&mut Vec::new()).await) });
     }
@@ -257,7 +257,7 @@ async fn only_frames_come_in_bulk_and_only_whole_ones() {
         [message, [&[7, 8, 0, 0, 0][..], &[9; 8]].concat(), [&[7, 5, 0, 0, 0][..], &[0xff; 5]].concat()];
     for bytes in garbage {
         let (mut bulk, theirs) = tokio::io::duplex(64 << 10);
-        planet.eu.handle.accept(AP, Channel::Bulk, Box::new(theirs));
+        planet.eu.handle.accept(AP, Channel::Bulk, Connection::new(theirs));
         bulk.write_all(&bytes).await.unwrap();
         let ended = tokio::time::timeout(DEADLINE, bulk.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "the bulk connection is still there");

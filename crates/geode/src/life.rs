@@ -217,7 +217,7 @@ async fn take_calls(mut listener: Listener, geode: Arc<Geode>, door: Door<LocalS
         if let Some(channel) = channel {
             // Whoever calls before the log is read calls again.
             if let Some(store) = geode.store.get() {
-                store.accept(from.as_str(), channel, Box::new(stream));
+                store.accept(from.as_str(), channel, store::connection(stream));
             }
             continue;
         }

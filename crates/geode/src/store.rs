@@ -3,10 +3,12 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use geode_embedded::{Channel, Config, Connection, Dial, Embedded, EmbeddedHandle, FsyncMode, OpenError};
-use geode_link::{Dialer, Purpose};
+use geode_embedded::{
+    Channel, Config, Connection, Dial, Embedded, EmbeddedHandle, FsyncMode, OpenError, PathState,
+};
+use geode_link::{Dialer, Purpose, Stream};
 use geode_planet::{Conditional, Fsync, Planet, Region, RegionName};
 use geode_resp::{Handle, Limits, RespMetrics, Server, ServerError};
 use geode_store::{Options, Store};
@@ -166,7 +168,25 @@ fn dial(dialer: Dialer) -> Dial {
         Box::pin(async move {
             let region: RegionName = region.parse().map_err(std::io::Error::other)?;
             let stream = dialer.dial(&region, purpose).await.map_err(std::io::Error::other)?;
-            Ok(Box::new(stream) as Connection)
+            Ok(connection(stream))
         })
     })
+}
+
+/// What carries replication, with what tells of its path.
+pub(crate) fn connection(stream: Stream) -> Connection {
+    let gauge = stream.gauge();
+    let connection = Connection::new(stream);
+    match gauge {
+        Err(_) => connection,
+        Ok(gauge) => connection.with_gauge(move || {
+            let state = gauge.read()?;
+            Some(PathState {
+                rtt: Duration::from_micros(state.rtt_us.into()),
+                least_rtt: Duration::from_micros(state.least_rtt_us.into()),
+                unsent: state.unsent.into(),
+                delivered_per_second: state.delivered_per_second,
+            })
+        }),
+    }
 }

@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::Gauge;
+
 /// A connection between two geodes, ready for its purpose's own bytes.
 ///
 /// What is written may wait in a buffer until it is flushed: flush before you wait for an answer.
@@ -31,6 +33,14 @@ impl Stream {
 }
 
 impl Stream {
+    /// What tells the state of the path below it, also while others read and write.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn gauge(&self) -> io::Result<Gauge> {
+        Ok(Gauge::new(self.as_fd().try_clone_to_owned()?))
+    }
+
     fn tcp(&self) -> &TcpStream {
         self.0.get_ref().0
     }

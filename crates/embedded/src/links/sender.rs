@@ -9,8 +9,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::connection::PathGauge;
 use super::feed::Feed;
 use super::lane::{Attached, Cargo, Lane, Load};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::{Links, Peering, pack};
 use crate::log::{CHUNK, Segments};
@@ -153,13 +155,16 @@ async fn read(feed: Option<Feed>, limit: u64, mut out: Vec<u8>) -> io::Result<(O
     }
 }
 
-/// Carries what the lane is given, chunk by chunk in turns: one is read and compressed while the one before is sent.
+/// Carries what the lane is given, chunk by chunk in turns: one is read and compressed while the one before is sent, at
+/// the pace of the path.
 pub(crate) async fn send_bulk(
     attached: &Attached<'_>,
     traffic: &Traffic,
     shippable: &watch::Receiver<u64>,
     mut stream: impl AsyncWrite + Unpin,
+    gauge: Option<PathGauge>,
 ) -> io::Result<()> {
+    let (mut pace, began) = (Pace::new(), Instant::now());
     let (mut ready, mut spare) = (Vec::new(), Vec::new());
     // Goes back to its live link once what was read of it is sent.
     let mut returning: Option<(Feed, Arc<Outbox>)> = None;
@@ -171,8 +176,16 @@ pub(crate) async fn send_bulk(
         }
         let limit = *shippable.borrow();
         let sending = async {
+            let path = gauge.as_ref().and_then(|gauge| gauge());
+            if let Some(path) = path {
+                pace.sends(ready.len(), path, began.elapsed());
+            }
             stream.write_all(&ready).await?;
-            stream.flush().await
+            stream.flush().await?;
+            if path.is_some() {
+                tokio::time::sleep(pace.sent(ready.len(), began.elapsed())).await;
+            }
+            io::Result::Ok(())
         };
         let (sent, read) = tokio::join!(sending, read_packed(next, limit, spare));
         sent?;

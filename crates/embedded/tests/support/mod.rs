@@ -206,8 +206,8 @@ impl Network {
             return Err(refused());
         }
         state.links.push((from.to_owned(), to.to_owned(), Relay { task: relay.abort_handle(), is_cut }));
-        target.accept(from, channel, Box::new(far));
-        Ok(Box::new(near))
+        target.accept(from, channel, Connection::new(far));
+        Ok(Connection::new(near))
     }
 }
 
