@@ -7,6 +7,7 @@ mod install;
 mod sim;
 mod test;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,9 @@ enum Task {
     Bench {
         #[command(subcommand)]
         what: bench::Bench,
+        /// A binary that is built already, instead of one of the profile `dist`.
+        #[arg(long, global = true)]
+        binary: Option<PathBuf>,
     },
     /// Plays seeds with real geodes: killed, frozen, cut off, on failing disks.
     Faults(faults::Faults),
@@ -46,7 +50,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test { rest } => test::run(&rest),
-        Task::Bench { what } => bench::run(&what),
+        Task::Bench { what, binary } => bench::run(&what, binary),
         Task::Faults(faults) => faults::run(&faults),
         Task::Sim { rest } => sim::run(&rest),
     };
@@ -63,8 +67,8 @@ fn main() -> ExitCode {
 type Outcome = Result<(), String>;
 
 /// The root of the workspace.
-fn root() -> std::path::PathBuf {
-    std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(Into::into).unwrap_or_default()
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(Into::into).unwrap_or_default()
 }
 
 /// Runs a command in the workspace's root and fails with what failed.

@@ -47,9 +47,6 @@ pub(crate) enum Bench {
         /// Random reads of each kind.
         #[arg(long, default_value_t = 1_000_000)]
         reads: u64,
-        /// A binary that is built already, instead of one of the profile `dist`.
-        #[arg(long)]
-        binary: Option<PathBuf>,
     },
     /// A region that was away catches up over a long path that loses packets, while the others write (root, Linux).
     #[cfg(target_os = "linux")]
@@ -62,24 +59,18 @@ pub(crate) enum Bench {
     Build,
 }
 
-/// Runs one of the benchmarks.
-pub(crate) fn run(what: &Bench) -> Outcome {
+/// Runs one of the benchmarks, of a binary that is built already or of one that it builds.
+pub(crate) fn run(what: &Bench, binary: Option<PathBuf>) -> Outcome {
+    let binary = || {
+        install::programs(&install::FOR_BENCHMARKS)?;
+        binary.map_or_else(dist_binary, Ok)
+    };
     match what {
-        Bench::Store { rounds, requests } => {
-            install::programs(&install::FOR_BENCHMARKS)?;
-            store::run(&dist_binary()?, *rounds, *requests)
-        }
-        Bench::Planet { seconds } => planet::run(&dist_binary()?, *seconds),
-        Bench::Memory { keys, memory, reads, binary } => {
-            install::programs(&install::FOR_BENCHMARKS)?;
-            let binary = binary.clone().map_or_else(dist_binary, Ok)?;
-            memory::run(&binary, *keys, memory, *reads)
-        }
+        Bench::Store { rounds, requests } => store::run(&binary()?, *rounds, *requests),
+        Bench::Planet { seconds } => planet::run(&binary()?, *seconds),
+        Bench::Memory { keys, memory, reads } => memory::run(&binary()?, *keys, memory, *reads),
         #[cfg(target_os = "linux")]
-        Bench::Link { missed } => {
-            install::programs(&install::FOR_BENCHMARKS)?;
-            link::run(&dist_binary()?, *missed)
-        }
+        Bench::Link { missed } => link::run(&binary()?, *missed),
         Bench::Build => build::run(),
     }
 }
