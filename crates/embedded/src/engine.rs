@@ -681,6 +681,22 @@ impl Embedded {
         flushed
     }
 
+    /// With `fsync = always`: sees to it that what was handed over comes onto the disk.
+    fn force_log(&self) {
+        let sync = self.core.log.sync();
+        match sync.sync_soon() {
+            Ok(false) => {}
+            // Peers are told of what is on disk in the next turn.
+            Ok(true) if self.is_alone() => {}
+            Ok(true) => self.shared.inbox().wake(),
+            Err(error) => {
+                tracing::error!(%error, "the log cannot be forced onto the disk");
+                distrust(&self.identity, sync);
+                self.shared.inbox().wake();
+            }
+        }
+    }
+
     fn flush_log(&mut self) -> Result<u64, Trouble> {
         let Core { rows, log, builder, .. } = &mut self.core;
         if self.stopped && !builder.is_empty() {
@@ -831,6 +847,9 @@ impl Engine for Embedded {
         let last = (self.writer(), self.last_sequence());
         let is_news = std::mem::replace(&mut self.told, last) != last;
         let handed = self.hand_over();
+        if handed.is_ok() {
+            self.force_log();
+        }
         if let Some(lost) = self.trouble.as_ref().filter(|trouble| trouble.is_final()) {
             return Err(FlushError::Final(lost.to_string()));
         }

@@ -1,4 +1,5 @@
-//! Forces the log onto the disk, on a thread of its own: an fsync takes as long as the disk likes.
+//! Forces the log onto the disk, on a thread of its own: an fsync takes as long as the disk likes. Where the disk lately took
+//! less than handing over to that thread and back costs, the data thread does it itself.
 
 #[cfg(test)]
 mod tests;
@@ -6,9 +7,9 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -19,6 +20,12 @@ use crate::floor::Floor;
 
 /// How often the log is forced onto the disk in the mode of that name, and the floor of time looked at in every mode.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Up to which typical time of an fsync the data thread does it itself, as a Redis does with any: while it is forced, no command
+/// runs. Two busy threads on two cores hand over within about as much (`cargo xtask bench store`, fsync always).
+const QUICK: Duration = Duration::from_micros(300);
+/// The typical time is a moving average of about so many.
+const TYPICAL_OF: u64 = 8;
 
 /// What the data thread and the sync thread tell each other.
 #[derive(Debug)]
@@ -32,6 +39,8 @@ pub(crate) struct Durability {
     directory: File,
     synced: AtomicU64,
     failed: AtomicBool,
+    /// How long the last fsyncs took, in nanoseconds; zero before the first.
+    typical_ns: AtomicU64,
     /// Up to where peers may be sent the log: what is in the kernel, or with [`FsyncMode::Always`] what is on disk.
     shippable: watch::Sender<u64>,
     floor: Floor,
@@ -108,6 +117,7 @@ impl Durability {
             directory,
             synced: AtomicU64::new(position),
             failed: AtomicBool::new(false),
+            typical_ns: AtomicU64::new(0),
             shippable: watch::Sender::new(position),
             floor,
         }
@@ -137,13 +147,31 @@ impl Durability {
         self.shippable.subscribe()
     }
 
-    /// The data thread wrote up to `position`.
+    /// The data thread wrote up to `position`, and asks for it with [`Self::sync_soon`] if answers wait.
     pub(crate) fn written(&self, position: u64) {
         self.lock().written = position;
-        if self.mode == FsyncMode::Always {
-            self.work.notify_one();
-        } else {
+        if self.mode != FsyncMode::Always {
             self.shippable.send_replace(position);
+        }
+    }
+
+    /// With [`FsyncMode::Always`] sees to it that what is written comes onto the disk: here and now where that is quick,
+    /// otherwise by the thread. Returns whether it was done here.
+    ///
+    /// # Errors
+    /// As [`Self::sync_now`].
+    pub(crate) fn sync_soon(&self) -> io::Result<bool> {
+        if self.mode != FsyncMode::Always || self.lock().written <= self.synced() || self.has_failed() {
+            return Ok(false);
+        }
+        let typical = Duration::from_nanos(self.typical_ns.load(Ordering::Relaxed));
+        let quick = !typical.is_zero() && typical <= QUICK;
+        match self.syncing.try_lock() {
+            Ok(one) if quick => self.sync_alone(&one).map(|()| true),
+            Err(TryLockError::Poisoned(_)) | Err(TryLockError::WouldBlock) | Ok(_) => {
+                self.work.notify_one();
+                Ok(false)
+            }
         }
     }
 
@@ -206,19 +234,33 @@ impl Durability {
     /// Forces everything written onto the disk, here and now. After an error, every later call is one too: the kernel
     /// may have dropped what it could not write and call the next fsync a success.
     pub(crate) fn sync_now(&self) -> io::Result<()> {
-        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sync_alone(&self.syncing.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn sync_alone(&self, _one: &MutexGuard<'_, ()>) -> io::Result<()> {
         if self.has_failed() {
             return Err(io::Error::other("the log could not be forced onto the disk before"));
         }
         let unsynced = self.take();
-        let position = unsynced.position;
+        let (position, began) = (unsynced.position, Instant::now());
         // Said before anybody learns of it: see `floor`.
         let result = self.force(&unsynced).and_then(|()| self.floor.say_synced(position));
+        self.note_time(began.elapsed());
         match result {
             Ok(()) => self.advance(position),
             Err(_) => self.failed.store(true, Ordering::Release),
         }
         result
+    }
+
+    fn note_time(&self, taken: Duration) {
+        let taken = u64::try_from(taken.as_nanos()).unwrap_or(u64::MAX).clamp(1, u64::MAX / TYPICAL_OF);
+        // Only whoever holds `syncing` gets here.
+        let typical = match self.typical_ns.load(Ordering::Relaxed) {
+            0 => taken,
+            typical => (typical * (TYPICAL_OF - 1) + taken) / TYPICAL_OF,
+        };
+        self.typical_ns.store(typical, Ordering::Relaxed);
     }
 
     /// Everything up to `position` is on disk.

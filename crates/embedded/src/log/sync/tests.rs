@@ -310,3 +310,38 @@ fn a_start_after_a_failed_fsync_does_not_believe_the_same_file() {
     region = region.restart(FsyncMode::EverySecond);
     assert_eq!((region.actor(), region.inode()), (actor, inode), "one failure, one new file");
 }
+
+#[test]
+fn a_quick_disk_is_forced_by_the_data_thread_and_a_slow_one_by_the_other() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = File::open(data.path()).unwrap();
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let sync = Durability::new(FsyncMode::Always, directory, file, 0, floor(data.path()));
+    let soon = |position| {
+        sync.written(position);
+        sync.sync_soon().unwrap()
+    };
+    assert!(!soon(10), "nothing is known of the disk");
+    sync.note_time(QUICK / 2);
+    assert!(soon(20));
+    assert_eq!((sync.synced(), *sync.shippable().borrow()), (20, 20));
+    assert!(!sync.sync_soon().unwrap(), "there is nothing to do");
+    let one = sync.syncing.lock().unwrap();
+    assert!(!soon(30), "the other thread is at it, and is not waited for");
+    drop(one);
+    sync.note_time(QUICK * 2 * u32::try_from(TYPICAL_OF).unwrap());
+    assert!(!soon(40));
+    assert_eq!(sync.synced(), 20);
+}
+
+#[test]
+fn a_failed_fsync_of_the_data_thread_is_a_failure_for_all() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = File::open(data.path()).unwrap();
+    let sync = Durability::new(FsyncMode::Always, directory, Arc::new(unsyncable()), 0, floor(data.path()));
+    sync.note_time(QUICK);
+    sync.written(10);
+    assert!(sync.sync_soon().is_err());
+    assert_eq!((sync.synced(), sync.has_failed()), (0, true));
+    assert!(!sync.sync_soon().unwrap(), "it is not tried again");
+}
