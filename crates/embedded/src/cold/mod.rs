@@ -47,6 +47,8 @@ pub(crate) struct Cold {
     last_ticket: u64,
     completed: Vec<Ticket>,
     warming: Warming,
+    /// Whether names of a segment are being read.
+    is_naming: bool,
     sweep: [Sweep; 2],
     turns: u64,
     /// Bytes of log when writers last waited.
@@ -89,6 +91,7 @@ impl Cold {
             last_ticket: 0,
             completed: Vec::new(),
             warming: Warming::Next(0),
+            is_naming: false,
             sweep: Default::default(),
             turns: 0,
             written: 0,
@@ -98,6 +101,11 @@ impl Cold {
 
     pub(crate) fn stats(&self) -> ColdStats {
         self.stats
+    }
+
+    #[cfg(test)]
+    pub(crate) fn stop_warming(&mut self) {
+        self.warming = Warming::Done;
     }
 
     /// Asks for what a command needs.
@@ -149,14 +157,17 @@ impl Cold {
 
     /// Takes in what was read.
     fn take(&mut self, answer: Answer, table: &mut Table) {
-        let Answer { request, read: Read { found, more }, as_of } = answer;
-        let mut is_stale = false;
+        let Answer { request, read: Read { found, more, names }, as_of } = answer;
+        let (mut is_stale, mut absent_in) = (false, None);
         for key in &found {
             match table.fetched(key, as_of) {
                 Ok(Fetched::Loaded) => self.stats.fetched += 1,
                 Ok(Fetched::Stale) => is_stale = true,
                 // Its checksum is right, so this or a newer release wrote it.
                 Err(error) => tracing::error!("the image of a key cannot be read: {error}"),
+            }
+            if key.image.is_none() {
+                absent_in = Some(segment_of(key.hash));
             }
         }
         match &request.wanted {
@@ -166,8 +177,18 @@ impl Cold {
             Wanted::Segment(segment) if !is_stale && self.warming == Warming::Reading(*segment) => {
                 self.warming = Warming::Next(segment + 1);
             }
-            Wanted::Key { .. } | Wanted::Segment(_) if is_stale => return self.asked.push(request),
+            Wanted::Names(segment) => {
+                is_stale = !table.learn_names(*segment, &names, as_of);
+                self.is_naming = is_stale;
+            }
             Wanted::Key { .. } | Wanted::Segment(_) => {}
+        }
+        if let Some(segment) = absent_in.filter(|segment| !self.is_naming && table.wants_names(*segment)) {
+            self.is_naming = true;
+            self.asked.push(Request { ticket: None, wanted: Wanted::Names(segment) });
+        }
+        if is_stale && !matches!(request.wanted, Wanted::Due { .. }) {
+            return self.asked.push(request);
         }
         self.completed.extend(request.ticket);
     }

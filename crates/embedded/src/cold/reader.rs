@@ -26,6 +26,8 @@ pub(crate) enum Wanted {
     Key { hash: u64, database: u8, name: Box<[u8]> },
     /// All keys of a segment of the table.
     Segment(usize),
+    /// The hashes of these.
+    Names(usize),
     /// Up to so many keys whose deadline is below a time, with data or without, behind a place in their order.
     Due { is_inert: bool, before: HybridTime, after: Option<Box<[u8]>>, limit: usize },
 }
@@ -43,6 +45,8 @@ pub(crate) struct Read {
     pub(crate) found: Vec<Found>,
     /// Of [`Wanted::Due`]: behind which place there may be more.
     pub(crate) more: Option<Box<[u8]>>,
+    /// Of [`Wanted::Names`].
+    pub(crate) names: Vec<u64>,
 }
 
 /// What was read for a request.
@@ -124,7 +128,7 @@ impl Work {
             // What lies together is read together.
             batch.sort_by_key(|request| match &request.wanted {
                 Wanted::Key { hash, .. } => *hash,
-                Wanted::Segment(_) | Wanted::Due { .. } => u64::MAX,
+                Wanted::Segment(_) | Wanted::Names(_) | Wanted::Due { .. } => u64::MAX,
             });
             while !self.stop.load(Ordering::Acquire) {
                 match self.read(&batch) {
@@ -159,7 +163,7 @@ impl Work {
 }
 
 fn one(keys: &Look, wanted: &Wanted) -> Result<Read, FileError> {
-    let (mut found, mut more) = (Vec::new(), None);
+    let (mut found, mut more, mut names) = (Vec::new(), None, Vec::new());
     let mut take = |hash: u64, key: KeyName<'_>, image: &[u8]| {
         found.push(Found { hash, database: key.database, name: key.name.into(), image: Some(image.into()) });
     };
@@ -169,11 +173,12 @@ fn one(keys: &Look, wanted: &Wanted) -> Result<Read, FileError> {
             found.push(Found { hash: *hash, database: *database, name: name.clone(), image });
         }
         Wanted::Segment(segment) => keys.segment(*segment, take)?,
+        Wanted::Names(segment) => keys.segment(*segment, |hash, _, _| names.push(hash))?,
         Wanted::Due { is_inert, before, after, limit } => {
             more = keys.due(*is_inert, *before, after.as_deref(), *limit, &mut take)?;
         }
     }
-    Ok(Read { found, more })
+    Ok(Read { found, more, names })
 }
 
 /// What there is for a request before anything is on disk.
@@ -182,7 +187,7 @@ fn nothing(wanted: &Wanted) -> Read {
         Wanted::Key { hash, database, name } => {
             vec![Found { hash: *hash, database: *database, name: name.clone(), image: None }]
         }
-        Wanted::Segment(_) | Wanted::Due { .. } => Vec::new(),
+        Wanted::Segment(_) | Wanted::Names(_) | Wanted::Due { .. } => Vec::new(),
     };
-    Read { found, more: None }
+    Read { found, ..Read::default() }
 }

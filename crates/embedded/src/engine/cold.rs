@@ -221,6 +221,38 @@ fn a_start_with_a_limit_loads_nothing_and_warms_up() {
     assert_eq!(execute(pair.store(), &mut session, "DBSIZE"), Value::Integer(500));
 }
 
+/// A key that was never there is not looked for on the disk; after a start not for long.
+#[test]
+fn new_keys_are_written_without_asking_the_disk() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    for number in 0..3000 {
+        execute(pair.store(), &mut session, &format!("SET key:{number} {number}"));
+    }
+    pair.store().engine.cool();
+    for number in 3000..6000 {
+        execute(pair.store(), &mut session, &format!("SET key:{number} {number}"));
+    }
+    let fetched = pair.store().engine.stats().fetched_keys;
+    assert!(fetched < 100, "{fetched} of 3000 new keys were looked for on the disk");
+    pair.store().engine.cool();
+    pair.open(true);
+    pair.store().engine.cold.as_mut().unwrap().stop_warming();
+    let mut rounds = 6000..;
+    let until = Instant::now() + DEADLINE;
+    loop {
+        assert!(Instant::now() < until, "the names on disk are never learned");
+        let before = pair.store().engine.stats().fetched_keys;
+        for number in rounds.by_ref().take(3000) {
+            execute(pair.store(), &mut session, &format!("SET key:{number} {number}"));
+        }
+        if pair.store().engine.stats().fetched_keys - before < 100 {
+            break;
+        }
+    }
+    assert!(pair.store().engine.core.rows.table.cold_keys() > 5000);
+}
+
 /// What a scan finds while keys come and go between its calls, and what FLUSHALL leaves of keys that are on disk.
 #[test]
 fn scans_and_flushes_reach_keys_on_disk() {

@@ -53,7 +53,7 @@ impl Table {
     pub(crate) fn apply(&mut self, op: &Op<'_>, origin: Origin) -> Trace {
         let key = op.key();
         let hash = self.hash(key);
-        if self.segments[segment_of(hash)].cold > 0 {
+        if self.segments[segment_of(hash)].may_hold_cold(hash) {
             self.load_cold(hash, key);
         }
         let Self { actors, segments, digest, live_keys, memory_bytes, deadlines, dead, .. } = self;

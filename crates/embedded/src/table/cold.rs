@@ -1,5 +1,5 @@
 //! Cold keys: those that are on disk alone. What is not in memory is as the disk has it; while a segment has no cold
-//! key, what is not in memory is nowhere.
+//! key, or none of that name, what is not in memory is nowhere.
 //!
 //! Only clean keys leave, when the batch for the disk into which they went is committed, in the order of CLOCK: a hand
 //! goes round, and a key that was read since it came by stays for another round. A key leaves and comes back as a whole.
@@ -15,6 +15,7 @@ use geode_store::{Need, Part, RECORD_PREFIX};
 use super::apply::{KEY_BYTES, PACKED_BYTES, ROW_BYTES};
 use super::entry::{Entry, Segment, Slot};
 use super::key::KeyState;
+use super::names::Names;
 use super::{SEGMENT_BITS, SEGMENTS, Table, segment_of, table_hash};
 
 /// The keys on disk, as they are by the last commit.
@@ -25,6 +26,9 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Gives the images of all keys of a segment to `found`, in the order of their hashes.
     fn read_segment(&self, segment: usize, found: &mut dyn FnMut(u64, KeyName<'_>, &[u8]));
 }
+
+/// So many names that are no longer on disk are kept for nothing in a segment before it is worth a read.
+const LEAST_NAMES: u64 = 256;
 
 /// What the table keeps about all cold keys.
 #[derive(Debug, Default)]
@@ -90,6 +94,7 @@ impl Table {
     pub(crate) fn begin_cold(&mut self, keys: &[u64]) {
         for (segment, keys) in self.segments.iter_mut().zip(keys) {
             segment.cold = *keys;
+            segment.names = if *keys == 0 { Names::default() } else { Names::Unknown };
         }
         self.cold.keys = keys.iter().sum();
     }
@@ -126,7 +131,8 @@ impl Table {
     /// Reads a key from the disk now, unless it is in memory or known not to exist.
     pub(super) fn load_cold(&mut self, hash: u64, key: KeyName<'_>) {
         let segment = &self.segments[segment_of(hash)];
-        if segment.cold == 0 || segment.entries.find(table_hash(hash), |entry| entry.is(hash, key)).is_some()
+        if !segment.may_hold_cold(hash)
+            || segment.entries.find(table_hash(hash), |entry| entry.is(hash, key)).is_some()
         {
             return;
         }
@@ -214,11 +220,39 @@ impl Table {
         Ok(Fetched::Loaded)
     }
 
+    /// Whether the names on disk of a key's segment are to be read: a key was asked for that was not there, and nothing is
+    /// known of the segment's names, or most of those known have left it.
+    pub(crate) fn wants_names(&self, segment: usize) -> bool {
+        let Segment { names, cold, entries, .. } = &self.segments[segment];
+        let is_misleading = |known| known as u64 > (*cold + entries.len() as u64) * 2 + LEAST_NAMES;
+        *cold > 0 && names.len().is_none_or(is_misleading)
+    }
+
+    /// Takes note of the names that the disk has in a segment by the commit of batch `as_of`, by their hashes. Returns
+    /// whether they are of use: not if a key left the memory since.
+    pub(crate) fn learn_names(&mut self, segment: usize, hashes: &[u64], as_of: u64) -> bool {
+        let segment = &mut self.segments[segment];
+        if segment.left > as_of {
+            return false;
+        }
+        if segment.cold > 0 {
+            let before = segment.names.bytes();
+            segment.names = Names::of(hashes.len(), hashes.iter().copied());
+            self.memory_bytes = self.memory_bytes - before + segment.names.bytes();
+        }
+        true
+    }
+
     /// A cold key comes into memory.
     fn take_in(&mut self, hash: u64, key: KeyName<'_>, image: &[u8]) -> Result<(), FrameError> {
         self.load(hash, key, image)?;
-        self.segments[segment_of(hash)].cold -= 1;
+        let segment = &mut self.segments[segment_of(hash)];
+        segment.cold -= 1;
         self.cold.keys -= 1;
+        if segment.cold == 0 {
+            self.memory_bytes -= segment.names.bytes();
+            segment.names = Names::default();
+        }
         Ok(())
     }
 
@@ -248,7 +282,8 @@ impl Table {
         if segment.dirty == segment.entries.len() {
             return 0;
         }
-        let before = segment.entries.len();
+        let (before, names_before) = (segment.entries.len(), segment.names.bytes());
+        let names = &mut segment.names;
         segment.entries.retain(|entry| {
             if !entry.is_passed() || !may_leave(&entry.slot) {
                 return true;
@@ -259,11 +294,14 @@ impl Table {
             {
                 deadlines.of(state.is_live()).remove(&(time, entry.hash()));
             }
-            let is_on_disk = u64::from(!entry.slot.is_absent());
-            segment.cold += is_on_disk;
-            cold.keys += is_on_disk;
+            if !entry.slot.is_absent() {
+                segment.cold += 1;
+                cold.keys += 1;
+                names.insert(entry.hash());
+            }
             false
         });
+        *memory_bytes += segment.names.bytes() - names_before;
         let evicted = before - segment.entries.len();
         if evicted > 0 {
             segment.left = committed;

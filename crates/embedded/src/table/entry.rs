@@ -6,6 +6,7 @@ use geode_crdt::{Actors, KeyName};
 use hashbrown::HashTable;
 
 use super::key::KeyState;
+use super::names::Names;
 use super::{KeyRef, Rows, record};
 
 /// The rows in memory are not those of the last record that was handed over for the disk.
@@ -30,10 +31,19 @@ pub(super) struct Segment {
     pub(super) dirty: usize,
     /// How many keys are on disk and not among the entries. While this is 0, what is not here is nowhere.
     pub(super) cold: u64,
+    /// Their names, and perhaps others.
+    pub(super) names: Names,
     /// The last batch for the disk into which one of its keys went.
     pub(super) captured: u64,
     /// The last batch that was committed when one of its keys left the memory.
     pub(super) left: u64,
+}
+
+impl Segment {
+    /// False only if no key of this hash is on disk alone.
+    pub(super) fn may_hold_cold(&self, hash: u64) -> bool {
+        self.cold > 0 && self.names.may_hold(hash)
+    }
 }
 
 /// One key. The hash is kept so that growing and scanning touch no other memory.

@@ -12,6 +12,7 @@ mod dead;
 mod entry;
 mod join;
 mod key;
+mod names;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -210,7 +211,7 @@ impl View for Table {
                 entry.touch();
                 Ok((!entry.slot.is_absent()).then(|| entry.slot.as_ref(&self.actors)))
             }
-            None if segment.cold == 0 => Ok(None),
+            None if !segment.may_hold_cold(hash) => Ok(None),
             None => Err(cold::need(key)),
         }
     }

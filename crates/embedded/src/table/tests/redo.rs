@@ -115,6 +115,17 @@ impl Stored {
         assert!(table.cold_keys() + resident >= table.live_keys());
     }
 
+    /// Reads the names on disk of all segments.
+    fn learn_names(&mut self) {
+        let hashes: Vec<u64> = self.disk.0.lock().unwrap().keys().copied().collect();
+        for hash in &hashes {
+            let segment = segment_of(*hash);
+            let names: Vec<u64> =
+                hashes.iter().copied().filter(|hash| segment_of(*hash) == segment).collect();
+            assert!(self.replica.rows.table.learn_names(segment, &names, self.batch));
+        }
+    }
+
     /// What the table shows, once it is asked for everything.
     fn check(&mut self) {
         let sums = self.replica.rows.table.digest().clone();
@@ -206,6 +217,9 @@ proptest! {
             }
             if let Some(stays_cold) = restarts.get(&index) {
                 stored.restart(*stays_cold);
+            }
+            if captures[index] == 2 {
+                stored.learn_names();
             }
             if evictions[index] {
                 stored.evict();
