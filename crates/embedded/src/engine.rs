@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod absence;
 #[cfg(test)]
+mod arrivals;
+#[cfg(test)]
 mod cold;
 #[cfg(test)]
 mod conformance;
@@ -351,6 +353,35 @@ impl Embedded {
                 self.shared.inbox().wait(TIMER);
             }
         }
+    }
+
+    /// Handles it, unless entries have to wait until the keys that they meet were read.
+    fn receive(&mut self, incoming: Incoming) {
+        let now = match &mut self.cold {
+            Some(cold) => cold.receive(incoming, &mut self.core.rows.table),
+            None => Some(incoming),
+        };
+        now.into_iter().for_each(|incoming| self.handle(incoming));
+    }
+
+    /// Delivers entries that had to wait. Returns how many bytes.
+    fn deliver_kept(&mut self) -> usize {
+        let mut delivered = 0;
+        while delivered < TURN_BYTES
+            && !self.stopped
+            && self.trouble.is_none()
+            && let Some(next) = self.cold.as_mut().and_then(|cold| cold.arrivals().next())
+        {
+            if let Incoming::Frame { bytes, .. } | Incoming::Bulk { bytes, .. } = &next {
+                delivered += bytes.len();
+            }
+            self.handle(next);
+        }
+        delivered
+    }
+
+    fn may_take_bulk(&mut self) -> bool {
+        self.cold.as_mut().is_none_or(|cold| !cold.arrivals().is_full_of_bulk())
     }
 
     fn handle(&mut self, incoming: Incoming) {
@@ -957,7 +988,7 @@ impl Engine for Embedded {
         }
         let room = TURN_MESSAGES.saturating_sub(incoming.len());
         let mut more = self.shared.inbox().take(room, &mut incoming);
-        let mut bytes = 0;
+        let mut bytes = self.deliver_kept();
         while let Some(next) = incoming.pop_front() {
             if let Incoming::Frame { bytes: frame, .. } = &next {
                 if self.trouble.is_some() {
@@ -968,7 +999,7 @@ impl Engine for Embedded {
                 bytes += frame.len();
             }
             if !self.stopped || matches!(next, Incoming::Question(_)) {
-                self.handle(next);
+                self.receive(next);
             }
             if bytes >= TURN_BYTES {
                 break;
@@ -979,23 +1010,25 @@ impl Engine for Embedded {
         // At least one frame, so that whoever is far behind gets on however busy the others are.
         while !self.stopped
             && self.trouble.is_none()
+            && self.may_take_bulk()
             && let Some(next) = self.shared.inbox().take_bulk()
         {
             if let Incoming::Bulk { bytes: frame, .. } | Incoming::Block { bytes: frame, .. } = &next {
                 bytes += frame.len();
             }
-            self.handle(next);
+            self.receive(next);
             if bytes >= TURN_BYTES {
                 break;
             }
         }
         // While the log takes nothing it waits where it is, and its connection with it.
-        more |= self.trouble.is_none() && self.shared.inbox().has_bulk();
+        more |= self.trouble.is_none() && self.may_take_bulk() && self.shared.inbox().has_bulk();
         more |= self.keep_snapshot();
         more |= self.keep_checkpoint();
         if let Some(cold) = &mut self.cold {
             let written = self.core.log.written();
             cold.step(&mut self.core.rows.table, &mut self.on_disk, written, self.first_write.is_none());
+            more |= !self.stopped && self.trouble.is_none() && cold.arrivals().has_next();
         }
         if self.stopped || self.is_alone() {
             return more;

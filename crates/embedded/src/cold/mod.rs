@@ -1,9 +1,10 @@
 //! Data larger than memory: which keys leave, which are fetched, and what that costs whom.
 //!
 //! Keys that were not used for long leave the memory once the checkpoint holds them ([`crate::table`] knows which). A
-//! command that meets one is run again when a thread has read it. Entries that are delivered read what they meet at
-//! once. When changed keys fill the memory faster than the disk takes them, writers wait, a little each time.
+//! command that meets one is run again when a thread has read it. Entries of other regions wait for theirs before they are
+//! delivered ([`arrivals`]). When changed keys fill the memory faster than the disk takes them, writers wait, a little each time.
 
+mod arrivals;
 mod reader;
 
 use std::io;
@@ -14,8 +15,9 @@ use geode_crdt::{HybridTime, KeyName};
 use geode_store::{Extent, Need, Part, Ticket};
 
 use crate::checkpoint::Checkpoint;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Incoming};
 use crate::table::{Disk, Fetched, SEGMENTS, Table, segment_of};
+use arrivals::Arrivals;
 use reader::{Answer, Read, Reader, Request, Wanted};
 
 /// Entries of the table that one turn looks at for some that may leave: a tenth of a millisecond.
@@ -45,6 +47,7 @@ pub(crate) struct Cold {
     /// What is to be read, for which there was no room yet.
     asked: Vec<Request>,
     last_ticket: u64,
+    arrivals: Arrivals,
     completed: Vec<Ticket>,
     warming: Warming,
     /// Whether names of a segment are being read.
@@ -89,6 +92,7 @@ impl Cold {
             reader,
             asked: Vec::new(),
             last_ticket: 0,
+            arrivals: Arrivals::default(),
             completed: Vec::new(),
             warming: Warming::Next(0),
             is_naming: false,
@@ -122,6 +126,20 @@ impl Cold {
         let ticket = Ticket(self.last_ticket);
         self.asked.push(Request { ticket: Some(ticket), wanted });
         ticket
+    }
+
+    /// Gives back what can be delivered now; keeps a frame until its keys are in memory.
+    pub(crate) fn receive(&mut self, incoming: Incoming, table: &mut Table) -> Option<Incoming> {
+        let (incoming, wanted) = self.arrivals.keep(incoming, table);
+        if let Some((number, keys)) = wanted {
+            self.asked.push(Request { ticket: None, wanted: Wanted::Frame { number, keys } });
+        }
+        incoming
+    }
+
+    /// The frames that were kept.
+    pub(crate) fn arrivals(&mut self) -> &mut Arrivals {
+        &mut self.arrivals
     }
 
     pub(crate) fn completed(&mut self, tickets: &mut Vec<Ticket>) {
@@ -181,7 +199,8 @@ impl Cold {
                 is_stale = !table.learn_names(*segment, &names, as_of);
                 self.is_naming = is_stale;
             }
-            Wanted::Key { .. } | Wanted::Segment(_) => {}
+            Wanted::Frame { number, .. } if !is_stale => self.arrivals.read(*number),
+            Wanted::Key { .. } | Wanted::Frame { .. } | Wanted::Segment(_) => {}
         }
         if let Some(segment) = absent_in.filter(|segment| !self.is_naming && table.wants_names(*segment)) {
             self.is_naming = true;

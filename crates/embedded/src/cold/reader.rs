@@ -10,6 +10,7 @@ use std::time::Duration;
 use geode_crdt::{HybridTime, KeyName};
 use geode_store::Ticket;
 
+use super::arrivals::Place;
 use crate::checkpoint::{FileError, Look, Progress, SharedFile};
 use crate::inbox::Inbox;
 use crate::table::Found;
@@ -24,6 +25,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum Wanted {
     /// One key.
     Key { hash: u64, database: u8, name: Box<[u8]> },
+    /// The keys that the frame of this number meets.
+    Frame { number: u64, keys: Vec<Place> },
     /// All keys of a segment of the table.
     Segment(usize),
     /// The hashes of these.
@@ -128,7 +131,7 @@ impl Work {
             // What lies together is read together.
             batch.sort_by_key(|request| match &request.wanted {
                 Wanted::Key { hash, .. } => *hash,
-                Wanted::Segment(_) | Wanted::Names(_) | Wanted::Due { .. } => u64::MAX,
+                Wanted::Frame { .. } | Wanted::Segment(_) | Wanted::Names(_) | Wanted::Due { .. } => u64::MAX,
             });
             while !self.stop.load(Ordering::Acquire) {
                 match self.read(&batch) {
@@ -172,6 +175,12 @@ fn one(keys: &Look, wanted: &Wanted) -> Result<Read, FileError> {
             let image = keys.key(*hash, KeyName { database: *database, name })?;
             found.push(Found { hash: *hash, database: *database, name: name.clone(), image });
         }
+        Wanted::Frame { keys: places, .. } => {
+            for (hash, database, name) in places {
+                let image = keys.key(*hash, KeyName { database: *database, name })?;
+                found.push(Found { hash: *hash, database: *database, name: name.clone(), image });
+            }
+        }
         Wanted::Segment(segment) => keys.segment(*segment, take)?,
         Wanted::Names(segment) => keys.segment(*segment, |hash, _, _| names.push(hash))?,
         Wanted::Due { is_inert, before, after, limit } => {
@@ -187,7 +196,8 @@ fn nothing(wanted: &Wanted) -> Read {
         Wanted::Key { hash, database, name } => {
             vec![Found { hash: *hash, database: *database, name: name.clone(), image: None }]
         }
-        Wanted::Segment(_) | Wanted::Names(_) | Wanted::Due { .. } => Vec::new(),
+        // Before there is anything on disk nobody waits for keys there.
+        Wanted::Frame { .. } | Wanted::Segment(_) | Wanted::Names(_) | Wanted::Due { .. } => Vec::new(),
     };
     Read { found, ..Read::default() }
 }

@@ -82,6 +82,8 @@ struct Region {
     number: usize,
     data: TempDir,
     retention: u64,
+    /// Whether a checkpoint takes everything out of memory.
+    is_limited: bool,
     store: Option<Store<Embedded>>,
     link: Option<End>,
     /// What must survive a kill, and what a crash.
@@ -90,11 +92,12 @@ struct Region {
 }
 
 impl Region {
-    fn new(number: usize, retention: u64) -> Self {
+    fn new(number: usize, retention: u64, is_limited: bool) -> Self {
         let mut region = Self {
             number,
             data: tempfile::tempdir().unwrap(),
             retention,
+            is_limited,
             store: None,
             link: None,
             flushed: Vector::default(),
@@ -109,6 +112,7 @@ impl Region {
             segment_bytes: 400,
             checkpoint_bytes: 0,
             retention: self.retention,
+            memory: self.is_limited.then_some(1 << 20),
             clock,
             ..Config::new(data, "histories", NAMES[self.number], &[NAMES[1 - self.number]])
         }
@@ -167,6 +171,13 @@ impl Region {
             assert!(Instant::now() < until, "the checkpoint is never completed");
             self.turn();
             std::thread::yield_now();
+        }
+        if self.is_limited {
+            let committed = self.engine().on_disk.progress().committed();
+            // Twice, so that what was read lately goes, too.
+            for _ in 0..2 {
+                self.engine().core.rows.table.evict(committed, 0, usize::MAX);
+            }
         }
     }
 
@@ -233,7 +244,7 @@ impl Region {
                 Incoming::Message { peer, outbox, message, _permit: None }
             }
         };
-        self.engine().handle(incoming);
+        self.engine().receive(incoming);
     }
 
     /// The process ends; `crash` takes what is not on disk with it. What the start shows must be what the log says.
@@ -371,9 +382,10 @@ proptest! {
     fn every_start_shows_what_the_log_says(
         events in proptest::collection::vec(event(), 1..60),
         is_trimmed: bool,
+        is_limited: bool,
     ) {
         let retention = if is_trimmed { 1_000 } else { Config::RETENTION };
-        let mut regions = [Region::new(0, retention), Region::new(1, retention)];
+        let mut regions = [Region::new(0, retention, false), Region::new(1, retention, is_limited)];
         happen(&mut regions, Event::Connect);
         for event in events {
             happen(&mut regions, event);

@@ -128,15 +128,17 @@ impl Table {
         (keys as u64, dirty as u64)
     }
 
+    /// The hash of a key that is not in memory, unless it is known not to exist.
+    pub(crate) fn perhaps_cold(&self, key: KeyName<'_>) -> Option<u64> {
+        let hash = self.hash(key);
+        let segment = &self.segments[segment_of(hash)];
+        let is_there = || segment.entries.find(table_hash(hash), |entry| entry.is(hash, key)).is_some();
+        (segment.may_hold_cold(hash) && !is_there()).then_some(hash)
+    }
+
     /// Reads a key from the disk now, unless it is in memory or known not to exist.
     pub(super) fn load_cold(&mut self, hash: u64, key: KeyName<'_>) {
-        let segment = &self.segments[segment_of(hash)];
-        if !segment.may_hold_cold(hash)
-            || segment.entries.find(table_hash(hash), |entry| entry.is(hash, key)).is_some()
-        {
-            return;
-        }
-        let Some(disk) = self.cold.disk.clone() else { return };
+        let Some(disk) = self.cold.disk.clone().filter(|_| self.perhaps_cold(key).is_some()) else { return };
         disk.read(hash, key, &mut |image| {
             if let Some(image) = image {
                 self.take_in_unless_there(hash, key, image);
