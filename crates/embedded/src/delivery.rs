@@ -4,7 +4,7 @@ use std::io;
 
 use geode_crdt::frame::Head;
 use geode_crdt::{ActorIndex, Actors, Frame, FrameBuilder, frame};
-use geode_replica::Host;
+use geode_replica::{Host, Unreadable};
 use geode_store::View;
 
 use crate::config::system_time;
@@ -86,8 +86,12 @@ impl Host for Core {
         self.rows.deliver(frame, from, to, |table, entry| conflicts.examine(table, entry, now));
     }
 
-    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Option<u32> {
-        self.read_fingerprint(actor, sequence).ok().flatten()
+    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Result<Option<u32>, Unreadable> {
+        self.read_fingerprint(actor, sequence).or_else(|error| match error.kind() {
+            // It was read, and is not what was written: as good as not there.
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound => Ok(None),
+            _ => Err(Unreadable),
+        })
     }
 
     fn is_trimmed(&mut self, actor: ActorIndex, sequence: u64) -> bool {

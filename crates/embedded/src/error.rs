@@ -84,7 +84,10 @@ pub enum OpenError {
         data: PathBuf,
     },
     /// The system refused something.
-    #[error("{}: {source}", .path.display())]
+    #[error(
+        "{}: {source}. Nothing was changed; see to the disk, or to who may read and write there, and start again",
+        .path.display()
+    )]
     Io {
         /// What was touched.
         path: PathBuf,

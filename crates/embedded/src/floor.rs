@@ -73,15 +73,12 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// Opens or makes the file and reads the slots. A slot that is damaged or was never written is zero.
+    /// Opens or makes the file and reads the slots. A slot that is damaged or was never written is zero; one that cannot be
+    /// read is an error, as it may say more.
     pub(crate) fn open(path: &Path, wall: fn() -> HybridTime) -> io::Result<(Self, Found)> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let read = |offset| {
-            let mut bytes = [0; SLOT];
-            file.read_exact_at(&mut bytes, offset).ok().and_then(|()| decode(&bytes)).unwrap_or_default()
-        };
-        let (said, reserved) = (read(SAID), read(RESERVED));
-        let synced = said.synced.max(reserved.synced).max(read(SYNCED).synced);
+        let (said, reserved) = (read(&file, SAID)?, read(&file, RESERVED)?);
+        let synced = said.synced.max(reserved.synced).max(read(&file, SYNCED)?.synced);
         let floor = Self {
             file,
             wall,
@@ -167,9 +164,37 @@ fn encode(slot: Slot) -> [u8; SLOT] {
     bytes
 }
 
+/// A slot; zero if it is damaged or was never written.
+fn read(file: &File, offset: u64) -> io::Result<Slot> {
+    let mut bytes = [0; SLOT];
+    match file.read_exact_at(&mut bytes, offset) {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        Err(_) => Ok(Slot::default()),
+        Ok(()) => Ok(decode(&bytes).unwrap_or_default()),
+    }
+}
+
 fn decode(bytes: &[u8; SLOT]) -> Option<Slot> {
     let word = |at: usize| Some(u64::from_le_bytes(bytes[at..at + 8].try_into().ok()?));
     let crc = u32::from_le_bytes(bytes[20..].try_into().ok()?);
     let slot = Slot { time: HybridTime(word(0)?), synced: word(8)? };
     (crc == crc32fast::hash(&bytes[..20])).then_some(slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("clock");
+        let (floor, _) = Floor::open(&path, || HybridTime(1)).unwrap();
+        floor.say(HybridTime(7), 3).unwrap();
+        assert_eq!(read(&File::open(&path).unwrap(), SAID).unwrap().time, HybridTime(7));
+        assert_eq!(read(&File::open(&path).unwrap(), SYNCED).unwrap(), Slot::default());
+        // As on a failing disk: there, but not to be read.
+        let unreadable = OpenOptions::new().write(true).open(&path).unwrap();
+        assert!(read(&unreadable, SAID).is_err());
+    }
 }

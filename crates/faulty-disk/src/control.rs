@@ -28,6 +28,8 @@ pub struct Control {
     pub writes: Writes,
     /// What syncs do.
     pub syncs: Syncs,
+    /// What reads do.
+    pub reads: Reads,
     /// How many bytes still fit before writes fail.
     pub room: u64,
     /// How far the clock is off, in microseconds.
@@ -45,8 +47,19 @@ pub enum Writes {
     NoSpace = 1,
     /// They fail with EIO.
     Error = 2,
-    /// They fail with EROFS.
+    /// They fail with EROFS, and so does all else that changes what is below the data directory.
     ReadOnly = 3,
+}
+
+/// What reads below the data directory do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reads {
+    /// As the kernel says.
+    #[default]
+    Work = 0,
+    /// They fail with EIO.
+    Error = 1,
 }
 
 /// What syncs below the data directory do.
@@ -69,6 +82,7 @@ impl Control {
         bytes[..4].copy_from_slice(&self.number.to_le_bytes());
         bytes[4] = self.writes as u8;
         bytes[5] = self.syncs as u8;
+        bytes[6] = self.reads as u8;
         bytes[8..16].copy_from_slice(&self.room.to_le_bytes());
         bytes[16..].copy_from_slice(&self.skew_us.to_le_bytes());
         bytes
@@ -76,7 +90,7 @@ impl Control {
 
     /// What the bytes say. Faults that do not exist are none.
     pub fn decode(bytes: &[u8; CONTROL_BYTES]) -> Self {
-        let [a, b, c, d, writes, syncs, ..] = *bytes;
+        let [a, b, c, d, writes, syncs, reads, ..] = *bytes;
         let word = |at: usize| std::array::from_fn(|byte| bytes[at + byte]);
         Self {
             number: u32::from_le_bytes([a, b, c, d]),
@@ -91,6 +105,7 @@ impl Control {
                 2 => Syncs::Lie,
                 _ => Syncs::Work,
             },
+            reads: if reads == 1 { Reads::Error } else { Reads::Work },
             room: u64::from_le_bytes(word(8)),
             skew_us: i64::from_le_bytes(word(16)),
         }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use libc::{clockid_t, mode_t, off64_t, size_t, ssize_t, timespec};
 
-use crate::control::{self, CONTROL_BYTES, Control, Synced, Syncs, Writes};
+use crate::control::{self, CONTROL_BYTES, Control, Reads, Synced, Syncs, Writes};
 
 /// Longer paths are nobody's data directory in a test.
 const LONGEST_PATH: usize = 512;
@@ -120,6 +120,17 @@ fn allowed(file: c_int, count: size_t, at: Option<u64>) -> Result<size_t, c_int>
     if left == 0 && count > 0 { Err(error) } else { Ok(left) }
 }
 
+/// Whether a descriptor cannot be read now.
+fn is_unreadable(file: c_int) -> bool {
+    control().reads == Reads::Error && is_data(file)
+}
+
+/// Whether what lies there cannot be changed now.
+fn is_frozen(path: &CStr) -> bool {
+    control().writes == Writes::ReadOnly
+        && variable(control::DATA).is_some_and(|data| path.to_bytes().starts_with(data.to_bytes()))
+}
+
 fn sync(file: c_int, call: c_long) -> c_int {
     // What was written when the sync began is what it promises.
     let held = inode_and_length(file).filter(|_| is_data(file));
@@ -180,6 +191,95 @@ pub unsafe extern "C" fn pwrite(file: c_int, bytes: *const c_void, count: size_t
 }
 
 /// As POSIX says.
+///
+/// # Safety
+/// As POSIX says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn read(file: c_int, bytes: *mut c_void, count: size_t) -> ssize_t {
+    if is_unreadable(file) {
+        return fail(libc::EIO) as ssize_t;
+    }
+    // SAFETY: as the original.
+    unsafe { libc::syscall(libc::SYS_read, file, bytes, count) as ssize_t }
+}
+
+/// As POSIX says.
+///
+/// # Safety
+/// As POSIX says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pread64(file: c_int, bytes: *mut c_void, count: size_t, at: off64_t) -> ssize_t {
+    if is_unreadable(file) {
+        return fail(libc::EIO) as ssize_t;
+    }
+    // SAFETY: as the original.
+    unsafe { libc::syscall(libc::SYS_pread64, file, bytes, count, at) as ssize_t }
+}
+
+/// As POSIX says.
+///
+/// # Safety
+/// As POSIX says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pread(file: c_int, bytes: *mut c_void, count: size_t, at: off64_t) -> ssize_t {
+    // SAFETY: the same function where offsets have 64 bits.
+    unsafe { pread64(file, bytes, count, at) }
+}
+
+/// As POSIX says.
+#[unsafe(no_mangle)]
+pub extern "C" fn ftruncate64(file: c_int, length: off64_t) -> c_int {
+    if control().writes == Writes::ReadOnly && is_data(file) {
+        return fail(libc::EROFS) as c_int;
+    }
+    // SAFETY: as the original.
+    unsafe { libc::syscall(libc::SYS_ftruncate, file, length) as c_int }
+}
+
+/// As POSIX says.
+///
+/// # Safety
+/// As POSIX says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    // SAFETY: the caller gives paths that end in a zero.
+    if unsafe { is_frozen(CStr::from_ptr(from)) || is_frozen(CStr::from_ptr(to)) } {
+        return fail(libc::EROFS) as c_int;
+    }
+    let here = libc::AT_FDCWD;
+    // SAFETY: as the original.
+    unsafe { libc::syscall(libc::SYS_renameat2, here, from, here, to, 0) as c_int }
+}
+
+/// As POSIX says.
+///
+/// # Safety
+/// As POSIX says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    // SAFETY: the caller gives a path that ends in a zero.
+    if unsafe { is_frozen(CStr::from_ptr(path)) } {
+        return fail(libc::EROFS) as c_int;
+    }
+    // SAFETY: as the original.
+    unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) as c_int }
+}
+
+/// As POSIX says.
+///
+/// # Safety
+/// As POSIX says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mkdir(path: *const c_char, mode: mode_t) -> c_int {
+    // SAFETY: the caller gives a path that ends in a zero.
+    if unsafe { is_frozen(CStr::from_ptr(path)) } {
+        return fail(libc::EROFS) as c_int;
+    }
+    // SAFETY: as the original.
+    unsafe { libc::syscall(libc::SYS_mkdirat, libc::AT_FDCWD, path, mode) as c_int }
+}
+
+/// As POSIX says.
 #[unsafe(no_mangle)]
 pub extern "C" fn fsync(file: c_int) -> c_int {
     sync(file, libc::SYS_fsync)
@@ -200,6 +300,10 @@ pub extern "C" fn fdatasync(file: c_int) -> c_int {
 pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
     // SAFETY: the caller gives a path that ends in a zero.
     let wanted = unsafe { CStr::from_ptr(path) };
+    let changes = flags & libc::O_ACCMODE != libc::O_RDONLY || flags & (libc::O_CREAT | libc::O_TRUNC) != 0;
+    if changes && is_frozen(wanted) {
+        return fail(libc::EROFS) as c_int;
+    }
     let boot = if wanted == BOOT_ID { variable(control::BOOT) } else { None };
     let file = system_open(boot.unwrap_or(wanted), flags, mode);
     if file >= 0

@@ -26,7 +26,7 @@ pub mod wire;
 pub use ends::Standing;
 pub use facts::Fact;
 pub use life::Coverage;
-pub use replica::{Action, Host, Now, PENDING_BYTES, Replica, Report};
+pub use replica::{Action, Host, Now, PENDING_BYTES, Replica, Report, Unreadable};
 pub use snapshot::Joinable;
 pub use vector::Vector;
 pub use wire::Message;

@@ -34,6 +34,10 @@ pub struct Now {
     pub wall: HybridTime,
 }
 
+/// The disk does not give back what is on it; it may do so later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
+
 /// What holds the entries: the engine, or a simulator.
 pub trait Host {
     /// The table of actors; what arrives is interned there.
@@ -43,7 +47,10 @@ pub trait Host {
     fn deliver(&mut self, frame: &Frame<'_>, from: u64, to: u64);
 
     /// The checksum of one held entry, cut out of its frame with [`Frame::slice`]; `None` if it is not held.
-    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Option<u32>;
+    ///
+    /// # Errors
+    /// It cannot be read now: nothing is known of it.
+    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Result<Option<u32>, Unreadable>;
 
     /// Whether a held entry was removed from the log because it was old: that it has no fingerprint says nothing.
     fn is_trimmed(&mut self, actor: ActorIndex, sequence: u64) -> bool {
@@ -395,8 +402,12 @@ impl Replica {
         let mut witnesses = Vec::new();
         for (actor, sequence) in of_peer {
             let known = host.actors().intern(actor);
-            if let Some(fingerprint) = host.fingerprint(known, *sequence) {
-                witnesses.push(Witness { actor: actor.clone(), sequence: *sequence, fingerprint });
+            match host.fingerprint(known, *sequence) {
+                Ok(Some(fingerprint)) => {
+                    witnesses.push(Witness { actor: actor.clone(), sequence: *sequence, fingerprint });
+                }
+                Ok(None) => {}
+                Err(Unreadable) => return self.cannot_compare(index),
             }
         }
         let actor = host.actors().id(self.own).clone();
@@ -595,6 +606,9 @@ impl Replica {
         witnesses: &[Witness],
         host: &mut impl Host,
     ) {
+        if witnesses.iter().any(|witness| self.is_other(witness, host) == Err(Unreadable)) {
+            return self.cannot_compare(index);
+        }
         let held = held.intern(host.actors());
         let actor = host.actors().intern(actor);
         let peer = &mut self.peers[index];
@@ -640,11 +654,29 @@ impl Replica {
             let reason =
                 format!("{peer} holds entry {} of this region, which ends at {held}", witness.sequence);
             self.renew(reason);
-        } else if host.fingerprint(self.own, witness.sequence) != Some(witness.fingerprint)
-            && !host.is_trimmed(self.own, witness.sequence)
-        {
+        } else if self.is_other(witness, host) == Ok(true) {
             self.renew(format!("{peer} holds another entry {} of this region", witness.sequence));
         }
+    }
+
+    /// Whether a peer's entry of the current actor is not the one that this region has.
+    fn is_other(&self, witness: &Witness, host: &mut impl Host) -> Result<bool, Unreadable> {
+        if host.actors().find(&witness.actor) != Some(self.own) || witness.sequence > self.held.get(self.own)
+        {
+            return Ok(false);
+        }
+        let own = host.fingerprint(self.own, witness.sequence)?;
+        Ok(own != Some(witness.fingerprint) && !host.is_trimmed(self.own, witness.sequence))
+    }
+
+    /// A log that cannot be read proves neither that peers hold the same as this region nor that they hold other, so nothing
+    /// is concluded: the link is tried again.
+    fn cannot_compare(&mut self, index: usize) {
+        self.disconnect(
+            index,
+            "the log cannot be read, so it cannot be compared with what the peer holds; see to the disk"
+                .to_owned(),
+        );
     }
 
     pub(crate) fn renew(&mut self, reason: String) {

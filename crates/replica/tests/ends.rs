@@ -5,7 +5,7 @@
 use geode_crdt::{
     ActorId, ActorIndex, Actors, Frame, FrameBuilder, HybridTime, KeyName, Kind, VersionVector,
 };
-use geode_replica::{Action, Coverage, Fact, Host, Message, Now, Replica, Report, Vector, wire};
+use geode_replica::{Action, Coverage, Fact, Host, Message, Now, Replica, Report, Unreadable, Vector, wire};
 
 const PLANET: &str = "tested";
 const NOW: Now = Now { monotonic_ms: 0, wall: HybridTime(1_000_000) };
@@ -27,8 +27,8 @@ impl Host for Log {
         self.delivered.extend((from..=to).map(|sequence| (actor.clone(), sequence)));
     }
 
-    fn fingerprint(&mut self, _actor: ActorIndex, _sequence: u64) -> Option<u32> {
-        Some(1)
+    fn fingerprint(&mut self, _actor: ActorIndex, _sequence: u64) -> Result<Option<u32>, Unreadable> {
+        Ok(Some(1))
     }
 }
 

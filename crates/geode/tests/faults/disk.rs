@@ -9,7 +9,7 @@ use std::process::Command;
 
 use geode_sim::{Random, Tail};
 
-use crate::control::{self, Control, SYNCED_BYTES, Synced, Syncs, Writes};
+use crate::control::{self, Control, Reads, SYNCED_BYTES, Synced, Syncs, Writes};
 use crate::volume::Volume;
 
 /// One region's disk.
@@ -20,6 +20,7 @@ pub(crate) struct Disk {
     /// A file system of its own, if it has one.
     volume: Option<Volume>,
     is_full: bool,
+    is_read_only: bool,
     /// Where a copy of what is on disk for certain is made.
     certain: PathBuf,
     control: PathBuf,
@@ -46,6 +47,7 @@ impl Disk {
             data: mounted.join("data"),
             volume: if wants_volume { Volume::mount(&mounted) } else { None },
             is_full: false,
+            is_read_only: false,
             certain: directory.join("certain"),
             control: directory.join("control"),
             journal: directory.join("journal"),
@@ -74,8 +76,11 @@ impl Disk {
         self.volume.as_ref().map_or_else(|| self.data.clone(), |volume| volume.outside().join("data"))
     }
 
-    /// Nothing more fits, or something does again.
+    /// Nothing more fits, or something does again. What is read-only stays as full as it is.
     pub(crate) fn fill(&mut self, is_full: bool) -> io::Result<()> {
+        if self.is_read_only {
+            return Ok(());
+        }
         self.is_full = is_full;
         match &self.volume {
             Some(volume) if is_full => volume.fill(),
@@ -94,14 +99,30 @@ impl Disk {
         self.write_control()
     }
 
+    pub(crate) fn fail_reads(&mut self, reads: Reads) -> io::Result<()> {
+        self.now = Control { number: self.now.number + 1, reads, ..self.now };
+        self.write_control()
+    }
+
+    /// Its file system is mounted read-only, or as before; no process may have files there open for writing. Where there is
+    /// no volume, the library stands in for it.
+    pub(crate) fn mount_read_only(&mut self, is_read_only: bool) -> io::Result<()> {
+        self.is_read_only = is_read_only;
+        match &self.volume {
+            Some(volume) => volume.remount(if is_read_only { "ro" } else { "rw" }),
+            None => self.fail_writes(if is_read_only { Writes::ReadOnly } else { Writes::Work }, 0),
+        }
+    }
+
     pub(crate) fn set_clock(&mut self, skew_us: i64) -> io::Result<()> {
         self.now.skew_us = skew_us;
         self.write_control()
     }
 
-    /// Whether writes or syncs fail.
+    /// Whether something of it fails that a start needs.
     pub(crate) fn is_bad(&self) -> bool {
-        self.is_full || (self.now.writes, self.now.syncs) != (Writes::Work, Syncs::Work)
+        let works = (Writes::Work, Syncs::Work, Reads::Work);
+        self.is_full || self.is_read_only || (self.now.writes, self.now.syncs, self.now.reads) != works
     }
 
     fn write_control(&self) -> io::Result<()> {
@@ -122,6 +143,7 @@ impl Disk {
         random: &mut Random,
         before: impl FnOnce(&Path),
     ) -> io::Result<u64> {
+        self.mount_read_only(false)?;
         let durable = self.durable()?;
         let (data, certain) = (self.data_from_outside(), self.certain.clone());
         fs::create_dir_all(certain.join("log"))?;

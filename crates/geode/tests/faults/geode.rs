@@ -74,7 +74,7 @@ pub(crate) fn geodes(directory: &Path, plan: &Plan, relay: &Relay) -> Vec<Geode>
     let authority = Authority::new(PLANET).unwrap();
     let one = |region: usize| {
         let directory = directory.join(NAMES[region]);
-        let disk = Disk::new(&directory, plan.fills(region)).unwrap();
+        let disk = Disk::new(&directory, plan.wants_volume(region)).unwrap();
         std::fs::write(directory.join("planet.toml"), planet_toml(region, plan.fsync[region], &all, &disk))
             .unwrap();
         let bundle = authority.issue(&NAMES[region].parse().unwrap()).unwrap();
@@ -118,10 +118,22 @@ impl Geode {
         self.directory.join("log")
     }
 
+    /// What the last process said.
+    fn said(&self) -> String {
+        let said = std::fs::read(self.log()).unwrap();
+        String::from_utf8_lossy(&said[self.began_at as usize..]).into_owned()
+    }
+
     /// Whether the last process came as far as to serve.
     pub(crate) fn was_ready(&self) -> bool {
-        let said = std::fs::read(self.log()).unwrap();
-        String::from_utf8_lossy(&said[self.began_at as usize..]).contains(" ready")
+        self.said().contains(" ready")
+    }
+
+    /// Whether the last process gave, in one line, the disk as the reason for not starting.
+    pub(crate) fn blamed_the_disk(&self) -> bool {
+        let (said, data) = (self.said(), self.disk.data.display().to_string());
+        let last = said.lines().last().unwrap_or_default();
+        last.starts_with("geode run: ") && last.contains(&data)
     }
 
     pub(crate) fn is_running(&self) -> bool {

@@ -44,6 +44,8 @@ pub(crate) struct Final {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) entries: usize,
+    /// Incarnations that wrote something.
+    pub(crate) writers: usize,
     pub(crate) acknowledged: usize,
     pub(crate) refused: usize,
     pub(crate) unknown: usize,
@@ -75,6 +77,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Result<Counts, Objection> {
     let mut retold = Retold::new();
     let mut counts = Counts {
         entries: entries.len(),
+        writers: entries.keys().map(|(actor, _)| actor).collect::<BTreeSet<_>>().len(),
         acknowledged: acknowledged.count(),
         refused: with(Outcome::Refused).count(),
         unknown: with(Outcome::Unknown).count(),

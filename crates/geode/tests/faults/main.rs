@@ -103,6 +103,35 @@ fn a_region_survives_fsyncs_and_writes_that_fail_and_loses_nothing() {
 }
 
 #[test]
+fn a_region_survives_a_disk_that_cannot_be_read_and_takes_it_for_no_other() {
+    let at = |at_ms, kind| Fault { at_ms, kind };
+    let reads = |region, at_ms, for_ms| at(at_ms, Kind::Reads { region, for_ms });
+    let plan = Plan { fsync: vec!["everysec", "always", "never"], ..Plan::of(1) };
+    let faults = vec![
+        // What is sent to others is read from the log.
+        reads(0, 400, 900),
+        at(700, Kind::Break { a: 0, b: 1 }),
+        // Nothing that a start finds unreadable is taken for damaged, or for not there.
+        reads(1, 1_500, 1_500),
+        at(1_700, Kind::Kill { region: 1, down_ms: 10 }),
+        reads(2, 3_200, 900),
+        at(3_300, Kind::Kill { region: 2, down_ms: 10 }),
+    ];
+    let counts = holds(&Plan { faults, ..plan });
+    // Nor does a region take itself for another, because it cannot compare its log with what others hold of it.
+    assert_eq!((counts.lost, counts.writers), (0, 3));
+}
+
+#[test]
+fn a_region_whose_file_system_is_read_only_starts_again_when_it_is_not() {
+    let read_only = |region, at_ms| Fault { at_ms, kind: Kind::ReadOnly { region, for_ms: 1_200 } };
+    let plan = Plan { fsync: vec!["everysec", "always", "never"], ..Plan::of(1) };
+    let counts =
+        holds(&Plan { faults: vec![read_only(0, 400), read_only(1, 1_800), read_only(2, 3_200)], ..plan });
+    assert_eq!((counts.lost, counts.writers), (0, 3));
+}
+
+#[test]
 fn what_failed_to_be_synced_survives_a_crash_once_it_is_answered() {
     let (region, tail) = (1, Tail::Lost);
     let at = |at_ms, kind| Fault { at_ms, kind };

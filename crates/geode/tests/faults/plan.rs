@@ -33,6 +33,10 @@ pub(crate) enum Kind {
     Writes { region: usize, writes: Writes, room: u64, for_ms: u64 },
     /// The file system is full.
     Full { region: usize, for_ms: u64 },
+    /// The region is killed, and its file system mounted read-only for that long.
+    ReadOnly { region: usize, for_ms: u64 },
+    /// Reads of the disk fail.
+    Reads { region: usize, for_ms: u64 },
     /// Syncs fail.
     Syncs { region: usize, for_ms: u64 },
     /// Syncs say that all is well and write nothing, until all is healed. No seed has this: no product survives it.
@@ -95,17 +99,20 @@ impl Plan {
         plan
     }
 
-    /// Whether a region's file system is to be full some time.
-    pub(crate) fn fills(&self, region: usize) -> bool {
-        self.faults
-            .iter()
-            .any(|fault| matches!(fault.kind, Kind::Full { region: full, .. } if full == region))
+    /// Whether something is to happen to a region's file system as a whole.
+    pub(crate) fn wants_volume(&self, region: usize) -> bool {
+        self.faults.iter().any(|fault| match fault.kind {
+            Kind::Full { region: hit, .. } | Kind::ReadOnly { region: hit, .. } => hit == region,
+            _ => false,
+        })
     }
 
     fn add(&mut self, random: &mut Random) {
         let at_ms = random.between(200, self.length_ms - 500);
         let kind = kind(self.fsync.len(), random);
-        let takes = |kind: &Kind| matches!(kind, Kind::Crash { .. } | Kind::Syncs { .. });
+        // What cannot be read back after a failed sync is lost too.
+        let takes =
+            |kind: &Kind| matches!(kind, Kind::Crash { .. } | Kind::Syncs { .. } | Kind::Reads { .. });
         let near = |other: &Fault| takes(&other.kind) && other.at_ms.abs_diff(at_ms) < APART_MS;
         if takes(&kind) && self.faults.iter().any(near) {
             return;
@@ -125,7 +132,7 @@ fn kind(regions: usize, random: &mut Random) -> Kind {
     let other = (region + 1 + random.index(regions - 1)) % regions;
     let for_ms = *random.pick(&[100, 500, 1_500]) + random.below(300);
     let down_ms = *random.pick(&[10, 300, 1_000]) + random.below(200);
-    match random.below(14) {
+    match random.below(15) {
         0..=2 => Kind::Kill { region, down_ms },
         3 => Kind::Stop { region, down_ms },
         4 => Kind::Freeze { region, for_ms },
@@ -142,6 +149,8 @@ fn kind(regions: usize, random: &mut Random) -> Kind {
             Kind::Writes { region, writes, room: random.below(20_000), for_ms }
         }
         12 => Kind::Syncs { region, for_ms },
+        13 if random.one_in(2) => Kind::ReadOnly { region, for_ms },
+        13 => Kind::Reads { region, for_ms },
         _ => Kind::Clock { region, by_ms: *random.pick(&[-2_000, -300, 300, 450, 2_000]), for_ms },
     }
 }

@@ -17,7 +17,7 @@ use geode_store::conformance::Value;
 use rustix::process::Signal;
 
 use crate::client::{Asked, Client, Connection, reads, wait_for, words};
-use crate::control::{Syncs, Writes};
+use crate::control::{Reads, Syncs, Writes};
 use crate::geode::{Geode, NAMES, geodes};
 use crate::judge::{Counts, Evidence, Final, judge};
 use crate::plan::{Fault, Kind, Plan};
@@ -278,6 +278,18 @@ impl Run<'_> {
                 self.expect_disk(region, |geode| geode.disk.fill(true));
                 Some(for_ms)
             }
+            Kind::ReadOnly { region, for_ms } => {
+                let was_running = self.geodes[region].kill();
+                self.expect_disk(region, |geode| geode.disk.mount_read_only(true));
+                if was_running {
+                    self.later(0, Event::Start(region));
+                }
+                Some(for_ms)
+            }
+            Kind::Reads { region, for_ms } => {
+                self.expect_disk(region, |geode| geode.disk.fail_reads(Reads::Error));
+                Some(for_ms)
+            }
             Kind::Syncs { region, for_ms } => {
                 self.expect_disk(region, |geode| geode.disk.fail_syncs(Syncs::Error));
                 Some(for_ms)
@@ -294,6 +306,9 @@ impl Run<'_> {
     }
 
     fn heal(&mut self, Fault { kind, .. }: Fault) {
+        if let Kind::Writes { region, .. } | Kind::Full { region, .. } | Kind::Reads { region, .. } = kind {
+            self.read_from(region);
+        }
         match kind {
             Kind::Freeze { region, .. } => self.geodes[region].signal(Signal::CONT),
             Kind::OneWay { from, to, .. } => self.relay.open(from, to),
@@ -307,11 +322,31 @@ impl Run<'_> {
                 self.expect_disk(region, |geode| geode.disk.fail_writes(Writes::Work, 0));
             }
             Kind::Full { region, .. } => self.expect_disk(region, |geode| geode.disk.fill(false)),
+            Kind::ReadOnly { region, .. } => {
+                self.expect_disk(region, |geode| geode.disk.mount_read_only(false));
+            }
+            Kind::Reads { region, .. } => {
+                self.expect_disk(region, |geode| geode.disk.fail_reads(Reads::Work));
+            }
             Kind::Syncs { region, .. } => {
                 self.expect_disk(region, |geode| geode.disk.fail_syncs(Syncs::Work));
             }
             Kind::Clock { region, .. } => self.geodes[region].disk.set_clock(0).unwrap(),
             _ => {}
+        }
+    }
+
+    /// Whatever its disk does, a region that serves answers reads.
+    fn read_from(&mut self, region: usize) {
+        let freezes = |fault: &Fault| matches!(fault.kind, Kind::Freeze { region: hit, .. } if hit == region);
+        let geode = &self.geodes[region];
+        if !geode.is_running() || !geode.was_ready() || self.plan.faults.iter().any(freezes) {
+            return;
+        }
+        let read = Connection::open(geode.addresses.redis()).and_then(|mut geode| geode.ask("GET nobody"));
+        if !matches!(read, Ok(Value::Null)) {
+            let message = format!("{} answers {read:?} while its disk fails", NAMES[region]);
+            self.trouble.get_or_insert_with(|| violation("reads", message));
         }
     }
 
@@ -337,7 +372,7 @@ impl Run<'_> {
         }
     }
 
-    /// Starts again what could not start because of its disk; anything else must not end.
+    /// Starts again what could not start because of its disk, and said so; anything else must not end.
     fn look_after_processes(&mut self) {
         for (region, name) in NAMES.iter().enumerate() {
             if self.geodes[region].disk.is_bad() {
@@ -345,7 +380,8 @@ impl Run<'_> {
             }
             let Some(status) = self.geodes[region].ended() else { continue };
             let was_bad = self.bad[region].is_some_and(|bad| bad.elapsed() < AFTERMATH);
-            if !was_bad || self.geodes[region].was_ready() {
+            let geode = &self.geodes[region];
+            if !was_bad || geode.was_ready() || !geode.blamed_the_disk() {
                 let log = self.geodes[region].log();
                 let message = format!("{name} ended with {status}; see {}", log.display());
                 self.trouble.get_or_insert_with(|| violation("processes", message));
@@ -360,7 +396,9 @@ impl Run<'_> {
         for region in 0..NAMES.len() {
             self.geodes[region].signal(Signal::CONT);
             let disk = &mut self.geodes[region].disk;
+            disk.mount_read_only(false).unwrap();
             disk.fill(false).unwrap();
+            disk.fail_reads(Reads::Work).unwrap();
             disk.fail_writes(Writes::Work, 0).unwrap();
             disk.fail_syncs(Syncs::Work).unwrap();
             disk.set_clock(0).unwrap();

@@ -1,4 +1,4 @@
-//! A small file system of its own for a region's data, that can really be full.
+//! A small file system of its own for a region's data, that can really be full or read-only.
 //!
 //! It is mounted in a mount namespace that a helper process holds open, so that nothing is left behind however a test ends:
 //! the helper ends when its standard input does. It takes the right to mount; where that is missing, the library's ENOSPC
@@ -48,6 +48,13 @@ impl Volume {
         let mut command = Command::new("nsenter");
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id())).arg("--").arg(program);
         command
+    }
+
+    /// Mounts it anew with an option.
+    pub(crate) fn remount(&self, option: &str) -> io::Result<()> {
+        let mut command = self.command("mount");
+        let status = command.arg("-o").arg(format!("remount,{option}")).arg(&self.at).status()?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("remount,{option}: {status}"))) }
     }
 
     fn ballast(&self) -> PathBuf {

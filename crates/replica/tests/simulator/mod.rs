@@ -13,7 +13,7 @@ use geode_crdt::{
     ActorId, ActorIndex, Actors, Amount, Cancel, Cell, Digest, Frame, FrameBuilder, HybridClock, HybridTime,
     KeyName, Kind, Op, Put, Run, VersionVector, digest,
 };
-use geode_replica::{Action, Host, Now, Replica, Report, wire};
+use geode_replica::{Action, Host, Now, Replica, Report, Unreadable, wire};
 
 pub(crate) const PLANET: &str = "simulated";
 /// When simulations begin, in microseconds.
@@ -127,12 +127,14 @@ impl Host for Disk {
         self.log.push(Logged { actor, first: from, last: to, bytes });
     }
 
-    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Option<u32> {
+    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Result<Option<u32>, Unreadable> {
         let id = self.actors.id(actor).clone();
         let holds = |logged: &&Logged| logged.actor == id && (logged.first..=logged.last).contains(&sequence);
-        let bytes = self.log.iter().find(holds)?.bytes.clone();
+        let Some(bytes) = self.log.iter().find(holds).map(|logged| logged.bytes.clone()) else {
+            return Ok(None);
+        };
         let cut = Frame::parse(&bytes, &mut self.actors).unwrap().slice(sequence, sequence, &self.actors);
-        Some(Frame::parse(&cut, &mut self.actors).unwrap().checksum())
+        Ok(Some(Frame::parse(&cut, &mut self.actors).unwrap().checksum()))
     }
 }
 

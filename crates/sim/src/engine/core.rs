@@ -6,7 +6,7 @@ use geode_crdt::frame;
 use geode_crdt::{
     ActorId, ActorIndex, Actors, Frame, FrameBuilder, HybridClock, HybridTime, Op, VersionVector,
 };
-use geode_replica::{Fact, Host};
+use geode_replica::{Fact, Host, Unreadable};
 use geode_store::View;
 use geode_store::reference::Rows;
 
@@ -172,17 +172,21 @@ impl Host for Core {
         self.merge(frame, from, to);
     }
 
-    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Option<u32> {
-        self.flush().ok()?;
+    fn fingerprint(&mut self, actor: ActorIndex, sequence: u64) -> Result<Option<u32>, Unreadable> {
+        if self.flush().is_err() {
+            return Ok(None);
+        }
         let id = self.rows.actors().id(actor);
         let holds = |record: &&Record| {
             record.actor == *id
                 && (record.first..=record.last).contains(&sequence)
                 && !record.frame.is_empty()
         };
-        let record = self.disk.records.iter().rev().find(holds)?;
-        let mut actors = Actors::default();
-        let frame = Frame::parse(&record.frame, &mut actors).ok()?;
-        fingerprint(&frame, sequence, &actors)
+        let found = self.disk.records.iter().rev().find(holds).and_then(|record| {
+            let mut actors = Actors::default();
+            let frame = Frame::parse(&record.frame, &mut actors).ok()?;
+            fingerprint(&frame, sequence, &actors)
+        });
+        Ok(found)
     }
 }
