@@ -369,7 +369,7 @@ impl Embedded {
         let mut delivered = 0;
         while delivered < TURN_BYTES
             && !self.stopped
-            && self.trouble.is_none()
+            && self.takes_entries()
             && let Some(next) = self.cold.as_mut().and_then(|cold| cold.arrivals().next())
         {
             if let Incoming::Frame { bytes, .. } | Incoming::Bulk { bytes, .. } = &next {
@@ -780,9 +780,42 @@ impl Embedded {
             // What the system has done with what it was given is not known. Of a failed fsync the sync thread has said so.
             distrust(&self.identity, self.core.log.sync());
         }
-        self.replica.suspend(trouble.is_some());
-        self.shared.show_trouble(trouble.as_ref().map(ToString::to_string));
         self.trouble = trouble;
+        self.show_refusal();
+    }
+
+    /// Lets replica and operator know whether writes and entries are taken.
+    fn show_refusal(&mut self) {
+        let crowded = self.crowded().map(ToOwned::to_owned);
+        self.shared.show_trouble(self.trouble.as_ref().map(ToString::to_string).or(crowded));
+        self.replica.suspend(!self.takes_entries());
+    }
+
+    /// Why memory takes no more rows now.
+    fn crowded(&self) -> Option<&str> {
+        self.cold.as_ref().and_then(Cold::refusal)
+    }
+
+    /// Whether log and memory take what comes from other regions.
+    fn takes_entries(&self) -> bool {
+        self.trouble.is_none() && self.crowded().is_none()
+    }
+
+    /// Keeps to the limit of memory, if there is one. Returns whether there is more to do at once.
+    fn keep_memory(&mut self) -> bool {
+        let Some(cold) = &mut self.cold else { return false };
+        let (written, was_crowded) = (self.core.log.written(), cold.refusal().is_some());
+        cold.step(&mut self.core.rows.table, &mut self.on_disk, written, self.first_write.is_none());
+        let has_next = cold.arrivals().has_next();
+        let is_changed = was_crowded != cold.refusal().is_some();
+        if is_changed {
+            match self.crowded() {
+                Some(reason) => tracing::error!("{reason}"),
+                None => tracing::info!("there is memory for writes again"),
+            }
+            self.show_refusal();
+        }
+        !self.stopped && (is_changed || has_next && self.takes_entries())
     }
 
     /// Tries again what the disk refused.
@@ -905,7 +938,7 @@ impl Engine for Embedded {
             (None, Some(reason)) => {
                 Some(format!("DISK this region cannot begin anew yet, which it must: {reason}"))
             }
-            (None, None) => None,
+            (None, None) => self.crowded().map(ToOwned::to_owned),
         }
     }
 
@@ -981,7 +1014,7 @@ impl Engine for Embedded {
         self.tend();
         self.keep_time();
         let mut incoming = std::mem::take(&mut self.incoming);
-        if self.trouble.is_none() && !self.held_frames.is_empty() {
+        if self.takes_entries() && !self.held_frames.is_empty() {
             // They came before.
             self.held_frames.append(&mut incoming);
             incoming = std::mem::take(&mut self.held_frames);
@@ -991,7 +1024,7 @@ impl Engine for Embedded {
         let mut bytes = self.deliver_kept();
         while let Some(next) = incoming.pop_front() {
             if let Incoming::Frame { bytes: frame, .. } = &next {
-                if self.trouble.is_some() {
+                if !self.takes_entries() {
                     // As long as they are held, their link brings no more than a few.
                     self.held_frames.push_back(next);
                     continue;
@@ -1009,7 +1042,7 @@ impl Engine for Embedded {
         self.incoming = incoming;
         // At least one frame, so that whoever is far behind gets on however busy the others are.
         while !self.stopped
-            && self.trouble.is_none()
+            && self.takes_entries()
             && self.may_take_bulk()
             && let Some(next) = self.shared.inbox().take_bulk()
         {
@@ -1021,15 +1054,11 @@ impl Engine for Embedded {
                 break;
             }
         }
-        // While the log takes nothing it waits where it is, and its connection with it.
-        more |= self.trouble.is_none() && self.may_take_bulk() && self.shared.inbox().has_bulk();
+        // While nothing is taken it waits where it is, and its connection with it.
+        more |= self.takes_entries() && self.may_take_bulk() && self.shared.inbox().has_bulk();
         more |= self.keep_snapshot();
         more |= self.keep_checkpoint();
-        if let Some(cold) = &mut self.cold {
-            let written = self.core.log.written();
-            cold.step(&mut self.core.rows.table, &mut self.on_disk, written, self.first_write.is_none());
-            more |= !self.stopped && self.trouble.is_none() && cold.arrivals().has_next();
-        }
+        more |= self.keep_memory();
         if self.stopped || self.is_alone() {
             return more;
         }

@@ -49,6 +49,8 @@ const CHUNK_PATIENCE: usize = 32 << 10;
 /// After a failure the next attempt waits, longer each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest while memory is wanted.
+const PRESSED_PAUSE: Duration = Duration::from_secs(4);
 
 /// Bytes of images that are committed at once: what a commit costs besides is small against writing them.
 const COMMIT_BYTES: u64 = 64 << 20;
@@ -91,6 +93,8 @@ pub(crate) struct Checkpoint {
     /// Keys that were handed over as gone, by batch.
     removed: VecDeque<(u64, Removed)>,
     failures: u64,
+    /// Why the last attempt failed, until one succeeds.
+    failing: Option<String>,
     pause: Duration,
     retry_at: Option<Instant>,
     /// Log behind the mark that is always worth less than a checkpoint.
@@ -158,6 +162,7 @@ impl Checkpoint {
             completed: None,
             removed: VecDeque::new(),
             failures: 0,
+            failing: None,
             pause: FIRST_PAUSE,
             retry_at: None,
             least_tail: config.checkpoint_bytes,
@@ -257,6 +262,11 @@ impl Checkpoint {
         self.failures
     }
 
+    /// Why the last attempt failed, if none has succeeded since.
+    pub(crate) fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
+    }
+
     /// Bytes of the file.
     pub(crate) fn file_bytes(&self) -> u64 {
         self.writer.progress().file_bytes()
@@ -303,6 +313,7 @@ impl Checkpoint {
                 self.pause
             );
             self.failures += 1;
+            self.failing = Some(reason);
             self.stage = Stage::Idle;
             if let Some(Job::Part(_, task)) = self.pending.take_if(|job| matches!(job, Job::Part(..))) {
                 self.known_actors -= task.actors().len();
@@ -310,7 +321,7 @@ impl Checkpoint {
             self.removed.clear();
             table.mark_all_dirty();
             self.retry_at = Some(now + self.pause);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.pause = (self.pause * 2).min(if self.is_pressed { PRESSED_PAUSE } else { LONGEST_PAUSE });
             return;
         }
         let committed = progress.committed();
@@ -323,7 +334,7 @@ impl Checkpoint {
             self.stage = Stage::Idle;
             (self.marked, self.finished) = (position, self.cycle);
             self.completed = Some(now);
-            (self.pause, self.retry_at) = (FIRST_PAUSE, None);
+            (self.pause, self.retry_at, self.failing) = (FIRST_PAUSE, None, None);
         }
     }
 

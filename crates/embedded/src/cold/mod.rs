@@ -54,6 +54,8 @@ pub(crate) struct Cold {
     is_naming: bool,
     sweep: [Sweep; 2],
     turns: u64,
+    /// Why nothing is written now: changed keys fill the memory.
+    refusal: Option<String>,
     /// Bytes of log when writers last waited.
     written: u64,
     stats: ColdStats,
@@ -98,6 +100,7 @@ impl Cold {
             is_naming: false,
             sweep: Default::default(),
             turns: 0,
+            refusal: None,
             written: 0,
             stats: ColdStats::default(),
         })
@@ -155,14 +158,19 @@ impl Cold {
         may_evict: bool,
     ) {
         self.turns += 1;
+        let tail = written.saturating_sub(on_disk.marked());
         if may_evict {
             let evicted = table.evict(on_disk.progress().committed(), self.limit, EVICT_PATIENCE);
             self.stats.evicted += evicted as u64;
         }
         if self.turns.is_multiple_of(TURNS_PER_COUNT) {
             let (keys, dirty) = table.resident_keys();
-            on_disk.press(table.memory_bytes() > self.limit / 2 && dirty > keys / 4);
+            let is_filling = table.memory_bytes() > self.limit / 2 && dirty > keys / 4;
+            // Or a few keys are so large.
+            let is_full = table.memory_bytes() > self.limit && tail > self.limit / 2;
+            on_disk.press(is_filling || is_full);
         }
+        self.guard(table, on_disk, tail);
         for answer in self.reader.answers() {
             self.take(answer, table);
         }
@@ -171,6 +179,28 @@ impl Cold {
             self.asked = self.reader.offer(std::mem::take(&mut self.asked)).err().unwrap_or_default();
         }
         self.pace(table, written);
+    }
+
+    /// Why nothing may be written now.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// Whether more may be written: not while half as much again as the memory there is is taken, and log of the length of
+    /// that memory stands for keys that no checkpoint holds. So keys that are only read, of whatever size, stop no writes.
+    fn guard(&mut self, table: &Table, on_disk: &Checkpoint, tail: u64) {
+        let memory = table.memory_bytes();
+        if self.refusal.is_some() {
+            self.refusal.take_if(|_| memory <= self.limit + self.limit / 8 || tail <= self.limit / 2);
+        } else if memory > self.limit + self.limit / 2 && tail > self.limit {
+            let cause = on_disk.failing().map_or_else(
+                || "the disk is too slow for what is written".to_owned(),
+                |reason| format!("the checkpoint cannot be written ({reason})"),
+            );
+            self.refusal = Some(format!(
+                "OOM changed keys take more than store.memory allows: {cause}. Writes go on as soon as they are on disk"
+            ));
+        }
     }
 
     /// Takes in what was read.

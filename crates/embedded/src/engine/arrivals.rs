@@ -22,7 +22,7 @@ struct Region {
     store: Store<Embedded>,
     shipped: Reader,
     outbox: Arc<Outbox>,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Region {
@@ -33,7 +33,7 @@ impl Region {
         let (engine, _) = Embedded::open(config).unwrap();
         let shipped = Reader::new(engine.core.log.segments().clone(), 0);
         let store = Store::new(engine, Options::default());
-        let mut region = Self { store, shipped, outbox: Arc::default(), _data: data };
+        let mut region = Self { store, shipped, outbox: Arc::default(), data };
         region.connect(peer);
         region
     }
@@ -157,4 +157,27 @@ fn what_waits_of_a_link_that_is_gone_is_not_delivered() {
     assert_eq!(eu.held_of("us"), 0);
     eu.receive("us", &frame);
     assert_eq!(eu.held_of("us"), 1);
+}
+
+/// While changed keys that no checkpoint takes fill the memory, entries wait as writes do.
+#[test]
+fn entries_wait_while_the_memory_is_full() {
+    let (mut eu, mut us) = (Region::new("eu", "us", Some(1 << 20)), Region::new("us", "eu", None));
+    let in_the_way = eu.data.path().join("checkpoint.redb");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let value = "x".repeat(10_000);
+    for number in 0.. {
+        if eu.run(&format!("SET key:{number} {value}")).contains("OOM") {
+            break;
+        }
+        eu.store.engine.turn();
+    }
+    us.run("SET key:us value");
+    let (bytes, outbox) = (us.frames().remove(0), Arc::clone(&eu.outbox));
+    let frame = Incoming::Frame { peer: "us".into(), outbox, bytes, _permit: None };
+    eu.store.engine.shared.inbox().push(frame);
+    eu.store.engine.turn();
+    assert_eq!(eu.held_of("us"), 0, "there is no memory for it");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    eu.turn_until("it is delivered", |eu| eu.held_of("us") == 1);
 }

@@ -1,6 +1,7 @@
 //! Data larger than memory, against the reference engine: whatever is on disk alone, and however often the region starts
 //! again, commands answer the same.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use geode_crdt::HybridTime;
@@ -10,7 +11,7 @@ use geode_store::{Engine, Flow, Options, Session, Store};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::{Config, Embedded};
+use crate::{Config, Embedded, EmbeddedHandle};
 
 /// Far beyond what a disk takes.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -319,4 +320,96 @@ fn expired_keys_on_disk_are_swept() {
     pair.open(true);
     assert_eq!(execute(pair.store(), &mut session, "DBSIZE"), Value::Integer(2));
     assert_eq!(pair.store().engine.core.rows.table.cold_keys(), 2, "nothing is left of the others");
+}
+
+/// Bytes that rows may take in [`Pair::open`], and how many at most while changed keys cannot be put on disk.
+const LIMIT: u64 = (1 << 20) / 8 * 7;
+const CEILING: u64 = LIMIT / 2 * 3;
+
+impl Pair {
+    fn turn_until(&mut self, what: &str, is_so: impl Fn(&Embedded) -> bool) {
+        let until = Instant::now() + DEADLINE;
+        while !is_so(&self.store().engine) {
+            assert!(Instant::now() < until, "it never happens: {what}");
+            self.store().engine.turn();
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn is_refused(value: &Value) -> bool {
+    value.to_string().contains("OOM changed keys take more than store.memory allows")
+}
+
+/// A checkpoint that cannot be written, while the log can: writes are refused before memory is gone, and go on afterwards.
+#[test]
+fn changed_keys_that_no_disk_takes_do_not_fill_the_memory() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    let in_the_way = pair.data.path().join("checkpoint.redb");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let value = "x".repeat(1000);
+    let mut written = 0;
+    let refusal = loop {
+        assert!(written < 10_000, "nothing is ever refused");
+        let got = execute(pair.store(), &mut session, &format!("SET key:{written} {value}"));
+        if is_refused(&got) {
+            break got;
+        }
+        assert_eq!(got, Value::Simple("OK".to_owned()));
+        written += 1;
+        pair.store().engine.turn();
+    };
+    assert!(refusal.to_string().contains("the checkpoint cannot be written"), "{refusal}");
+    let engine = &pair.store().engine;
+    assert!(engine.core.rows.table.memory_bytes() < CEILING + 2000, "it is refused in time");
+    let handle = EmbeddedHandle::new(Arc::clone(&engine.shared));
+    assert!(handle.write_refusal().is_some_and(|shown| shown.starts_with("OOM")), "others are told");
+    for number in [0, written / 2, written - 1] {
+        let got = execute(pair.store(), &mut session, &format!("GET key:{number}"));
+        assert_eq!(got, Value::Bulk(value.clone().into_bytes()), "reads go on");
+    }
+    std::fs::remove_dir(&in_the_way).unwrap();
+    pair.turn_until("writes go on", |engine| engine.write_refusal().is_none());
+    assert_eq!(
+        execute(pair.store(), &mut session, &format!("SET more {value}")),
+        Value::Simple("OK".to_owned())
+    );
+    pair.turn_until("memory is given back", |engine| engine.core.rows.table.memory_bytes() <= LIMIT);
+    assert_eq!(handle.write_refusal(), None);
+    for number in 0..written {
+        let got = execute(pair.store(), &mut session, &format!("GET key:{number}"));
+        assert_eq!(got, Value::Bulk(value.clone().into_bytes()));
+    }
+    assert_eq!(execute(pair.store(), &mut session, "DBSIZE"), Value::Integer(written + 1));
+}
+
+/// A key that is larger than the limit is on disk as soon as it is written, and comes whole when it is read; that it is there
+/// then stops no writes.
+#[test]
+fn a_key_that_is_larger_than_the_limit_is_written_and_read() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    let value = "x".repeat(1000);
+    for number in 0..3000 {
+        let line = format!("HSET large field:{number} {value}");
+        if is_refused(&execute(pair.store(), &mut session, &line)) {
+            pair.turn_until("the disk has it", |engine| engine.write_refusal().is_none());
+            assert_eq!(execute(pair.store(), &mut session, &line), Value::Integer(1));
+        }
+    }
+    pair.turn_until("it is on disk alone", |engine| engine.core.rows.table.cold_keys() == 1);
+    assert!(pair.store().engine.core.rows.table.memory_bytes() < LIMIT);
+    assert_eq!(
+        execute(pair.store(), &mut session, "HGET large field:2999"),
+        Value::Bulk(value.clone().into_bytes())
+    );
+    assert_eq!(execute(pair.store(), &mut session, "HLEN large"), Value::Integer(3000));
+    assert!(pair.store().engine.core.rows.table.memory_bytes() > CEILING);
+    for number in 0..100 {
+        let got = execute(pair.store(), &mut session, &format!("SET key:{number} {number}"));
+        assert_eq!(got, Value::Simple("OK".to_owned()));
+        pair.store().engine.turn();
+    }
+    pair.turn_until("it leaves again", |engine| engine.core.rows.table.memory_bytes() < LIMIT);
 }
