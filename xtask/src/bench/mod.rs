@@ -54,6 +54,9 @@ pub(crate) enum Bench {
         /// How many writes it missed.
         #[arg(long, default_value_t = 1_000_000)]
         missed: usize,
+        /// How often it is away.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
     },
     /// From a clean target directory to a ready planet, as README's first command does it.
     Build,
@@ -70,7 +73,7 @@ pub(crate) fn run(what: &Bench, binary: Option<PathBuf>) -> Outcome {
         Bench::Planet { seconds } => planet::run(&binary()?, *seconds),
         Bench::Memory { keys, memory, reads } => memory::run(&binary()?, *keys, memory, *reads),
         #[cfg(target_os = "linux")]
-        Bench::Link { missed } => link::run(&binary()?, *missed),
+        Bench::Link { missed, rounds } => link::run(&binary()?, *missed, *rounds),
         Bench::Build => build::run(),
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::fresh_directory;
 use super::process::{Server, cpu_seconds, wait_until_within};
 use super::redis_client::Client;
-use super::report::{machine, percentile, table};
+use super::report::{Spread, machine, percentile, table};
 use crate::{Outcome, run as run_command};
 use network::{Machine, machines};
 
@@ -27,9 +27,12 @@ const PATH: network::Path = network::Path {
 const VALUE_BYTES: usize = 100;
 /// Live writes while the delay is measured.
 const PROBES_PER_SECOND: u32 = 200;
+/// How long the delay is measured before each round. A lost packet delays all writes of the next round trip, a hundredth of
+/// all: so p99 needs many losses, idle and while a region catches up.
+const IDLE: Duration = Duration::from_secs(12);
 
 /// Measures and prints.
-pub(crate) fn run(binary: &Path, missed: usize) -> Outcome {
+pub(crate) fn run(binary: &Path, missed: usize, rounds: usize) -> Outcome {
     println!(
         "{}; three machines, {} ms one way, {} Mbit/s and {} ms of queue for each uplink, {} % loss\n",
         machine(),
@@ -47,20 +50,18 @@ pub(crate) fn run(binary: &Path, missed: usize) -> Outcome {
     for (from, to) in [(0, 1), (1, 0), (0, 2)] {
         planet.until_seen(from, to, b"hello")?;
     }
-    let still = AtomicBool::new(true);
-    let idle = std::thread::scope(|scope| {
-        let probes = scope.spawn(|| planet.probe(0, 2, &still));
-        // A lost packet delays all writes of the next round trip: enough of both to see it at p99.
-        std::thread::sleep(Duration::from_secs(20));
-        still.store(false, Ordering::Relaxed);
-        probes.join().map_err(|_| "the prober panicked".to_owned())?
-    })?;
-    let mut idle: Vec<f64> = idle.into_iter().map(|seen| seen.delay_ms).collect();
-    geodes.remove(1).stop();
-    planet.fill(0, missed)?;
-    planet.until_seen(0, 2, b"filled")?;
-    let caught_up = planet.catch_up(&mut geodes, missed)?;
-    caught_up.print(&mut idle, missed);
+    let (mut idle, mut caught_up) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        idle.extend(planet.idle()?);
+        geodes.remove(1).stop();
+        planet.fill(0, round, missed)?;
+        planet.until_seen(0, 2, format!("filled {round}").as_bytes())?;
+        let (geode, measured) = planet.catch_up(geodes[0].pid(), round, missed)?;
+        geodes.insert(1, geode);
+        planet.until_seen(1, 0, format!("caught up {round}").as_bytes())?;
+        caught_up.push(measured);
+    }
+    print(caught_up, &mut idle, missed);
     geodes.into_iter().for_each(Server::stop);
     Ok(())
 }
@@ -82,7 +83,7 @@ struct Seen {
 
 /// What was measured while a region caught up.
 struct CatchUp {
-    elapsed: Duration,
+    seconds: f64,
     sent_bytes: u64,
     /// Bytes that left the sender in each full second.
     by_second: Vec<u64>,
@@ -147,9 +148,9 @@ impl<'b> Planet<'b> {
     }
 
     /// Writes that a region which is away will miss; their values cannot be compressed.
-    fn fill(&self, index: usize, keys: usize) -> Outcome {
+    fn fill(&self, index: usize, round: usize, keys: usize) -> Outcome {
         let mut client = self.client(index)?;
-        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = 0x2545_f491_4f6c_dd1d_u64 + round as u64;
         let mut value = || -> Vec<u8> {
             let words = std::iter::repeat_with(|| {
                 random ^= random << 13;
@@ -161,7 +162,7 @@ impl<'b> Planet<'b> {
         };
         for first in (0..keys).step_by(500) {
             let writes: Vec<(String, Vec<u8>)> =
-                (first..keys.min(first + 500)).map(|key| (format!("missed:{key}"), value())).collect();
+                (first..keys.min(first + 500)).map(|key| (missed_key(round, key), value())).collect();
             let commands: Vec<Vec<&[u8]>> =
                 writes.iter().map(|(key, value)| vec![&b"SET"[..], key.as_bytes(), value]).collect();
             client.send(&commands)?;
@@ -170,6 +171,18 @@ impl<'b> Planet<'b> {
             }
         }
         Ok(())
+    }
+
+    /// The delay of live writes while there is nothing else.
+    fn idle(&self) -> Result<Vec<f64>, String> {
+        let still = AtomicBool::new(true);
+        let seen = std::thread::scope(|scope| {
+            let probes = scope.spawn(|| self.probe(0, 2, &still));
+            std::thread::sleep(IDLE);
+            still.store(false, Ordering::Relaxed);
+            probes.join().map_err(|_| "the prober panicked".to_owned())?
+        })?;
+        Ok(seen.into_iter().map(|seen| seen.delay_ms).collect())
     }
 
     /// How long after a write a busy reader of another region sees it, until told to stop.
@@ -211,21 +224,18 @@ impl<'b> Planet<'b> {
     }
 
     /// Starts the region that was away, and measures until it has the last of what it missed.
-    fn catch_up(&self, geodes: &mut Vec<Server>, missed: usize) -> Result<CatchUp, String> {
+    fn catch_up(&self, source: u32, round: usize, missed: usize) -> Result<(Server, CatchUp), String> {
         let goes_on = AtomicBool::new(true);
         std::thread::scope(|scope| {
             let probes = scope.spawn(|| self.probe(0, 2, &goes_on));
             std::thread::sleep(Duration::from_secs(2));
-            let source = geodes[0].pid();
             let cpu = cpu_seconds(source);
             let back = self.start(1)?;
-            let pid = back.pid();
-            geodes.push(back);
             self.until_ready(1)?;
             let (began, began_at) = (Instant::now(), self.epoch.elapsed());
             let sent = self.machines[0].sent_bytes();
             let mut client = self.client(1)?;
-            let last = format!("missed:{}", missed - 1);
+            let last = missed_key(round, missed - 1);
             let mut by_second = vec![sent];
             while client.call(&[b"EXISTS", last.as_bytes()])?.as_deref() != Some(b"1") {
                 if began.elapsed() > Duration::from_secs(600) {
@@ -240,59 +250,61 @@ impl<'b> Planet<'b> {
             goes_on.store(false, Ordering::Relaxed);
             let seen = probes.join().map_err(|_| "the prober panicked".to_owned())??;
             let meanwhile = seen.into_iter().filter(|seen| seen.at > began_at);
-            Ok(CatchUp {
-                elapsed,
+            let cpu_seconds = [cpu_seconds(source) - cpu, cpu_seconds(back.pid())];
+            let measured = CatchUp {
+                seconds: elapsed.as_secs_f64(),
                 sent_bytes: self.machines[0].sent_bytes() - sent,
                 by_second: by_second.windows(2).map(|pair| pair[1] - pair[0]).collect(),
                 delays_ms: meanwhile.map(|seen| seen.delay_ms).collect(),
-                cpu_seconds: [cpu_seconds(source) - cpu, cpu_seconds(pid)],
-            })
+                cpu_seconds,
+            };
+            Ok((back, measured))
         })
     }
 }
 
+fn missed_key(round: usize, key: usize) -> String {
+    format!("missed:{round}:{key}")
+}
+
 impl CatchUp {
-    fn print(mut self, idle: &mut [f64], missed: usize) {
-        let rate = |bytes: f64, seconds: f64| bytes * 8.0 / seconds / PATH.bits_per_second;
-        let seconds = self.elapsed.as_secs_f64();
-        println!("catch-up of {missed} missed SETs of {VALUE_BYTES} B that cannot be compressed:");
-        println!(
-            "{seconds:.1} s, {:.0} writes/s, {:.0} bytes of IP a write, {:.0} % of the link's rate",
-            missed as f64 / seconds,
-            self.sent_bytes as f64 / missed as f64,
-            100.0 * rate(self.sent_bytes as f64, seconds)
-        );
-        let shares: Vec<String> =
-            self.by_second.iter().map(|bytes| format!("{:.0}", 100.0 * rate(*bytes as f64, 1.0))).collect();
-        println!("share of the rate in each second, %: {}", shares.join(" "));
-        println!(
-            "CPU: {:.1} s at the sender, {:.1} s at the receiver\n",
-            self.cpu_seconds[0], self.cpu_seconds[1]
-        );
-        let row = |name: &str, delays: &mut [f64]| {
-            let at = |delays: &mut [f64], share| format!("{:.1}", percentile(delays, share));
-            vec![
-                name.to_owned(),
-                at(delays, 0.5),
-                at(delays, 0.9),
-                at(delays, 0.99),
-                at(delays, 1.0),
-                delays.len().to_string(),
-            ]
-        };
-        let p99 = |delays: &mut [f64]| percentile(delays, 0.99);
-        let ratio = p99(&mut self.delays_ms) / p99(idle);
-        table(
-            &[
-                "delay of live writes to the third region",
-                "p50 ms",
-                "p90 ms",
-                "p99 ms",
-                "worst ms",
-                "samples",
-            ],
-            &[row("idle", idle), row("while the other one catches up", &mut self.delays_ms)],
-        );
-        println!("\np99 ratio: {ratio:.2}");
+    fn share(&self) -> f64 {
+        share_of_rate(self.sent_bytes, self.seconds)
     }
+}
+
+/// How many hundredths of the link's rate so many bytes in a time are.
+fn share_of_rate(bytes: u64, seconds: f64) -> f64 {
+    100.0 * bytes as f64 * 8.0 / seconds / PATH.bits_per_second
+}
+
+fn print(rounds: Vec<CatchUp>, idle: &mut [f64], missed: usize) {
+    let spread = |figure: fn(&CatchUp) -> f64| Spread::of(&rounds.iter().map(figure).collect::<Vec<_>>());
+    println!(
+        "catch-up of {missed} missed SETs of {VALUE_BYTES} B that cannot be compressed, {} rounds:",
+        rounds.len()
+    );
+    println!("seconds: {}", spread(|round| round.seconds));
+    println!("% of the link's rate: {}", spread(CatchUp::share));
+    println!("bytes of IP a write: {:.0}", spread(|round| round.sent_bytes as f64).median / missed as f64);
+    println!("CPU seconds at the sender: {}", spread(|round| round.cpu_seconds[0]));
+    println!("CPU seconds at the receiver: {}", spread(|round| round.cpu_seconds[1]));
+    for round in &rounds {
+        let shares: Vec<String> =
+            round.by_second.iter().map(|bytes| format!("{:.0}", share_of_rate(*bytes, 1.0))).collect();
+        println!("% of the rate in each second: {}", shares.join(" "));
+    }
+    let mut delays: Vec<f64> = rounds.into_iter().flat_map(|round| round.delays_ms).collect();
+    let row = |name: &str, delays: &mut [f64]| {
+        let mut cells = vec![name.to_owned()];
+        cells.extend([0.5, 0.9, 0.99, 1.0].map(|share| format!("{:.1}", percentile(delays, share))));
+        cells.push(delays.len().to_string());
+        cells
+    };
+    println!();
+    table(
+        &["delay of live writes to the third region", "p50 ms", "p90 ms", "p99 ms", "worst ms", "samples"],
+        &[row("idle", idle), row("while the other one catches up", &mut delays)],
+    );
+    println!("\np99 ratio: {:.2}", percentile(&mut delays, 0.99) / percentile(idle, 0.99));
 }
