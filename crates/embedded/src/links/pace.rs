@@ -20,8 +20,15 @@ pub struct PathState {
     pub delivered_per_second: u64,
 }
 
-/// The rate before anything is known, in bytes per second: one chunk of the log in 30 ms.
-const FIRST: f64 = 2e6;
+/// How much is given to the transport at once: a burst is a queue too. Timers are exact to a millisecond.
+const SLICE_SECONDS: f64 = 0.004;
+const LEAST_SLICE: usize = 64 << 10;
+/// What was missed because a timer was late is made up for, up to this.
+const LATE: Duration = Duration::from_millis(4);
+/// The rate before anything is known, in bytes per second: what a path of 32 Mbit/s carries. And the least that is ever chosen:
+/// on a slower path the transport holds back.
+const FIRST: f64 = 4e6;
+const LEAST: f64 = 1e6;
 /// What the queue may add to a round trip before the sender slows down, beside what was sent last: this share of the path's
 /// own, but no less than schedulers and delayed acknowledgements add by themselves.
 const TOLERATED_SHARE: u32 = 8;
@@ -30,12 +37,12 @@ const LEAST_TOLERATED: Duration = Duration::from_millis(10);
 const LEAST_PERIOD: Duration = Duration::from_millis(10);
 /// What the rate is multiplied by each time while it searches, and afterwards while there is no queue to speak of. An answer
 /// of the path is a round trip old, so that the search overshoots by its square.
-const SEARCH: f64 = 1.15;
+const SEARCH: f64 = 1.1;
 const GROW: f64 = 1.02;
 /// A queue is drained within so many round trips: its state is known one late. Then it goes on a little below what the path
 /// carried.
 const DRAIN: u32 = 2;
-const CRUISE: f64 = 0.97;
+const CRUISE: f64 = 0.95;
 /// Where somebody else fills the queue, slowing down does not empty it: the sender keeps this share of the most that it got.
 const LEAST_SHARE: f64 = 0.5;
 
@@ -87,11 +94,17 @@ impl Pace {
         }
     }
 
+    /// How many bytes are to be sent at once.
+    pub(crate) fn slice(&self) -> usize {
+        ((self.rate * SLICE_SECONDS) as usize).max(LEAST_SLICE)
+    }
+
     /// They were sent: how long to wait before the next.
     pub(crate) fn sent(&mut self, bytes: usize, now: Duration) -> Duration {
         // What was not sent while there was nothing to send is not made up for.
-        self.free_at = self.free_at.max(now) + Duration::from_secs_f64(bytes as f64 / self.rate);
-        let wait = self.free_at - now;
+        self.free_at =
+            self.free_at.max(now.saturating_sub(LATE)) + Duration::from_secs_f64(bytes as f64 / self.rate);
+        let wait = self.free_at.saturating_sub(now);
         self.limited |= !wait.is_zero();
         wait
     }
@@ -99,9 +112,13 @@ impl Pace {
     /// Chooses the rate, and for how many periods.
     fn reconsider(&mut self, bytes: usize, path: PathState, period: Duration) -> u32 {
         let own = Duration::from_secs_f64(bytes as f64 / self.rate);
-        // What the transport holds back comes after what is queued on the way.
-        let unsent = Duration::from_secs_f64(path.unsent as f64 / self.rate);
-        let queue = (path.rtt + unsent).saturating_sub(path.least_rtt + own);
+        let mut queue = path.rtt.saturating_sub(path.least_rtt + own);
+        // What the transport holds back comes all at once when it is let go, as after a loss. While the transport begins itself,
+        // that says nothing of the path, but it asks for no more.
+        let held_back = Duration::from_secs_f64(path.unsent as f64 / self.rate);
+        if !matches!(self.phase, Phase::Search) {
+            queue += held_back;
+        }
         let tolerated = (path.least_rtt / TOLERATED_SHARE).max(LEAST_TOLERATED);
         let delivered = path.delivered_per_second as f64;
         self.best = self.best.max(delivered);
@@ -109,12 +126,12 @@ impl Pace {
             (self.rate, self.phase) = (carried * CRUISE, Phase::Cruise);
         } else if queue > tolerated {
             // While there is a queue, what is delivered is what the path carries.
-            let carried = self.rate.min(delivered).max(self.best * LEAST_SHARE).max(FIRST);
+            let carried = self.rate.min(delivered).max(self.best * LEAST_SHARE).max(LEAST);
             let excess = queue.as_secs_f64() / (period * DRAIN).as_secs_f64();
             self.rate = carried * (1.0 - excess).max(LEAST_SHARE);
             self.phase = Phase::Drain { carried };
             return DRAIN;
-        } else if self.limited && queue <= tolerated / 2 {
+        } else if self.limited && queue.max(held_back) <= tolerated / 2 {
             self.rate *= if matches!(self.phase, Phase::Search) { SEARCH } else { GROW };
         }
         1
@@ -126,7 +143,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CHUNK: usize = 64 << 10;
+    const CHUNK: usize = 256 << 10;
 
     /// A path with a queue before its narrowest part, sent over for a while: bytes per second in the second half, and the
     /// worst queue before and in it.
@@ -139,15 +156,16 @@ mod tests {
         let mut wait = Duration::from_secs(1);
         while now < length {
             let half = usize::from(now > length / 2);
-            queued_until = queued_until.max(now) + Duration::from_secs_f64(CHUNK as f64 / capacity);
+            let bytes = pace.slice().min(CHUNK);
+            queued_until = queued_until.max(now) + Duration::from_secs_f64(bytes as f64 / capacity);
             let queue = queued_until - now;
             worst[half] = worst[half].max(queue);
-            sent[half] += CHUNK;
+            sent[half] += bytes;
             smoothed = (smoothed * 7 + (least_rtt + queue + others_queue)) / 8;
-            let delivered_per_second = (CHUNK as f64 / wait.as_secs_f64()).min(capacity) as u64;
+            let delivered_per_second = (bytes as f64 / wait.as_secs_f64()).min(capacity) as u64;
             let path = PathState { rtt: smoothed, least_rtt, unsent: 0, delivered_per_second };
-            pace.sends(CHUNK, path, now);
-            wait = pace.sent(CHUNK, now).max(Duration::from_micros(20));
+            pace.sends(bytes, path, now);
+            wait = pace.sent(bytes, now).max(Duration::from_micros(20));
             now += wait;
         }
         (sent[1] as f64 / (length / 2).as_secs_f64(), worst[0], worst[1])
@@ -159,10 +177,10 @@ mod tests {
         fn a_path_is_used_and_its_queue_stays_short(mbit in 20_u32..2_000, rtt_ms in 1_u64..300) {
             let (capacity, least_rtt) = (f64::from(mbit) * 125_000.0, Duration::from_millis(rtt_ms));
             let (rate, _, worst) = send(capacity, least_rtt, Duration::ZERO);
-            let chunk = Duration::from_secs_f64(CHUNK as f64 / capacity);
+            let slice = Duration::from_secs_f64(SLICE_SECONDS.max(LEAST_SLICE as f64 / capacity));
             let tolerated = (least_rtt / TOLERATED_SHARE).max(LEAST_TOLERATED);
             prop_assert!(rate > 0.8 * capacity, "{:.0} % of the path", 100.0 * rate / capacity);
-            prop_assert!(worst < 3 * tolerated + 2 * chunk, "{worst:?} of queue");
+            prop_assert!(worst < 3 * tolerated + 2 * slice, "{worst:?} of queue");
         }
     }
 

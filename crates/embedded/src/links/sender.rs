@@ -176,14 +176,20 @@ pub(crate) async fn send_bulk(
         }
         let limit = *shippable.borrow();
         let sending = async {
-            let path = gauge.as_ref().and_then(|gauge| gauge());
-            if let Some(path) = path {
-                pace.sends(ready.len(), path, began.elapsed());
-            }
-            stream.write_all(&ready).await?;
-            stream.flush().await?;
-            if path.is_some() {
-                tokio::time::sleep(pace.sent(ready.len(), began.elapsed())).await;
+            let mut rest = ready.as_slice();
+            while !rest.is_empty() {
+                let path = gauge.as_ref().and_then(|gauge| gauge());
+                let length = if path.is_some() { pace.slice().min(rest.len()) } else { rest.len() };
+                let slice;
+                (slice, rest) = rest.split_at(length);
+                if let Some(path) = path {
+                    pace.sends(length, path, began.elapsed());
+                }
+                stream.write_all(slice).await?;
+                stream.flush().await?;
+                if path.is_some() {
+                    tokio::time::sleep(pace.sent(length, began.elapsed())).await;
+                }
             }
             io::Result::Ok(())
         };
