@@ -61,6 +61,8 @@ const TURN_BYTES: usize = 256 << 10;
 const TIMER: Duration = Duration::from_millis(10);
 /// How often the data thread is woken when there is nothing but heartbeats to send.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a clean stop may take for its checkpoint: well below the ten seconds after which Docker kills what does not end.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
 /// An own frame is closed at this length, so that its receivers need not hold more at once.
 const FRAME_BYTES: usize = 256 << 10;
 
@@ -260,6 +262,7 @@ impl Embedded {
             return Ok(());
         }
         let end = self.hand_over().map_err(io::Error::other)?;
+        self.finish_checkpoint();
         self.stopped = true;
         self.shared.close();
         let sync = Arc::clone(self.core.log.sync());
@@ -270,6 +273,25 @@ impl Embedded {
             identity.segments = segments;
             identity.clean_stop = Some(end);
         })
+    }
+
+    /// With a limit of memory, brings all that changed to the disk, if that does not take long: a start would have to read for
+    /// each entry of the log's tail the key that it meets. Without one a start reads the tail quicker than this writes it.
+    fn finish_checkpoint(&mut self) {
+        let until = Instant::now() + LAST_CHECKPOINT;
+        if self.cold.is_none() || self.tail_bytes() == 0 || self.on_disk.holds_mark() {
+            return;
+        }
+        self.on_disk.demand();
+        while self.tail_bytes() > 0 && Instant::now() < until {
+            if self.on_disk.failing().is_some() || self.trouble.is_some() {
+                return;
+            }
+            if !self.keep_checkpoint() {
+                // For the thread that writes; nobody else has anything to do any more.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 
     /// Bytes of log that a start would replay.

@@ -440,6 +440,9 @@ impl<'c> Replay<'c> {
         if first != self.held.get(writer) + 1 || frame.bytes().len() != body.len() {
             return Err(FrameError::Malformed("entries out of order"));
         }
+        // At once, in the order of the disk.
+        let places = self.rows.table.perhaps_cold_in(&frame);
+        self.rows.table.load_places(&places);
         self.rows.deliver(&frame, first, last, |_, _| {});
         self.held.raise(writer, last);
         self.index.note(writer, first, self.position);

@@ -11,6 +11,8 @@
 //! Source: Mohan et al., "ARIES", TODS 1992, for fuzzy checkpoints and redo.
 
 mod file;
+#[cfg(test)]
+mod golden;
 mod mark;
 mod record;
 mod shared;
@@ -229,6 +231,11 @@ impl Checkpoint {
     /// replay has to begin before it. Changed keys go to the disk all the same. Everything applied is in the kernel.
     pub(crate) fn hold_mark(&mut self, core: &Core, held: &VersionVector) {
         self.held_mark = Some(Box::new(mark(core, held)));
+    }
+
+    /// Whether [`Self::hold_mark`] is in force.
+    pub(crate) fn holds_mark(&self) -> bool {
+        self.held_mark.is_some()
     }
 
     pub(crate) fn release_mark(&mut self) {

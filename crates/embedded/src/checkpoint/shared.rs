@@ -8,7 +8,7 @@ use std::time::Duration;
 use geode_crdt::{KeyName, digest};
 
 use super::file::{CheckpointFile, FileError, Look, Owner};
-use crate::table::{Disk, SEGMENTS};
+use crate::table::{Disk, Place, SEGMENTS};
 
 /// How long a thread that needs a key waits before it asks a failing disk again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -130,6 +130,18 @@ impl SharedFile {
 impl Disk for SharedFile {
     fn read(&self, hash: u64, key: KeyName<'_>, found: &mut dyn FnMut(Option<&[u8]>)) {
         found(self.look_until_read(|keys| keys.key(hash, key)).flatten().as_deref());
+    }
+
+    fn read_all(&self, places: &[Place], found: &mut dyn FnMut(u64, KeyName<'_>, &[u8])) {
+        self.look_until_read(|keys| {
+            for (hash, database, name) in places {
+                let key = KeyName { database: *database, name };
+                if let Some(image) = keys.key(*hash, key)? {
+                    found(*hash, key, &image);
+                }
+            }
+            Ok(())
+        });
     }
 
     fn read_segment(&self, segment: usize, found: &mut dyn FnMut(u64, KeyName<'_>, &[u8])) {

@@ -2,13 +2,13 @@
 //! wait for the disk because of them. What came on one connection stays in its order; what waits is bounded by what its
 //! connection may have in the inbox.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 
 use geode_crdt::Frame;
 
 use crate::inbox::Incoming;
-use crate::table::Table;
+use crate::table::{Place, Table};
 
 /// Frames of bulk connections that wait at once: one is delivered while the keys of the next are read.
 const BULK_FRAMES: usize = 2;
@@ -34,9 +34,6 @@ impl fmt::Debug for Arrival {
         f.debug_struct("Arrival").field("number", number).field("is_ready", is_ready).finish_non_exhaustive()
     }
 }
-
-/// A key by hash, database and name.
-pub(crate) type Place = (u64, u8, Box<[u8]>);
 
 impl Arrivals {
     /// Keeps a frame that meets keys on disk, or follows such a frame on its connection; gives everything else back. Returns
@@ -103,13 +100,6 @@ fn is_one_lane(one: &Incoming, other: &Incoming) -> bool {
 
 /// The keys on disk alone, perhaps, that the entries of a frame meet. None of what is no frame: whoever delivers it sees.
 fn cold_places(bytes: &[u8], table: &mut Table) -> Vec<Place> {
-    let Ok(frame) = Frame::parse(bytes, table.actors_mut()) else { return Vec::new() };
-    let mut places = BTreeMap::new();
-    for op in frame.entries().flat_map(|entry| entry.ops().flatten()) {
-        let key = op.key();
-        if let Some(hash) = table.perhaps_cold(key) {
-            places.entry((hash, key.database)).or_insert_with(|| Box::from(key.name));
-        }
-    }
-    places.into_iter().map(|((hash, database), name)| (hash, database, name)).collect()
+    let frame = Frame::parse(bytes, table.actors_mut());
+    frame.map_or_else(|_| Vec::new(), |frame| table.perhaps_cold_in(&frame))
 }

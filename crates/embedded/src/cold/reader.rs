@@ -10,10 +10,9 @@ use std::time::Duration;
 use geode_crdt::{HybridTime, KeyName};
 use geode_store::Ticket;
 
-use super::arrivals::Place;
 use crate::checkpoint::{FileError, Look, Progress, SharedFile};
 use crate::inbox::Inbox;
-use crate::table::Found;
+use crate::table::{Found, Place};
 
 /// Batches that may wait for the thread; what is asked for meanwhile becomes one batch.
 const BATCHES: usize = 2;

@@ -413,3 +413,34 @@ fn a_key_that_is_larger_than_the_limit_is_written_and_read() {
     }
     pair.turn_until("it leaves again", |engine| engine.core.rows.table.memory_bytes() < LIMIT);
 }
+
+/// A clean stop leaves nothing for the next start to replay; one whose checkpoint cannot be written does, and ends all the same.
+#[test]
+fn a_clean_stop_leaves_no_tail() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    for number in 0..500 {
+        execute(pair.store(), &mut session, &format!("SET key:{number} {number}"));
+    }
+    pair.store().engine.cool();
+    for number in 400..900 {
+        execute(pair.store(), &mut session, &format!("SET key:{number} new"));
+    }
+    assert!(pair.store().engine.tail_bytes() > 0);
+    pair.store().engine.stop().unwrap();
+    pair.open(true);
+    let engine = &pair.store().engine;
+    assert_eq!((engine.tail_bytes(), engine.core.rows.table.cold_keys()), (0, 900));
+    assert_eq!(execute(pair.store(), &mut session, "GET key:399"), Value::Bulk(b"399".to_vec()));
+    assert_eq!(execute(pair.store(), &mut session, "GET key:400"), Value::Bulk(b"new".to_vec()));
+
+    let mut pair = Pair::new(1);
+    let in_the_way = pair.data.path().join("checkpoint.redb");
+    std::fs::create_dir(&in_the_way).unwrap();
+    execute(pair.store(), &mut session, "SET key value");
+    pair.store().engine.stop().unwrap();
+    assert!(pair.store().engine.tail_bytes() > 0);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    pair.open(true);
+    assert_eq!(execute(pair.store(), &mut session, "GET key"), Value::Bulk(b"value".to_vec()));
+}

@@ -6,10 +6,11 @@
 //!
 //! Source: Corbató, "A paging experiment with the MULTICS system", 1968, for CLOCK.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use geode_crdt::{Deadline, FrameError, KeyName, SYSTEM_DATABASE};
+use geode_crdt::{Deadline, Frame, FrameError, KeyName, SYSTEM_DATABASE};
 use geode_store::{Need, Part, RECORD_PREFIX};
 
 use super::apply::{KEY_BYTES, PACKED_BYTES, ROW_BYTES};
@@ -22,6 +23,9 @@ use super::{SEGMENT_BITS, SEGMENTS, Table, segment_of, table_hash};
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Gives the image of a key to `found`, or `None` if there is none. Waits for a disk that does not answer.
     fn read(&self, hash: u64, key: KeyName<'_>, found: &mut dyn FnMut(Option<&[u8]>));
+
+    /// Gives the images of those of the keys (hash, database, name) that are there to `found`.
+    fn read_all(&self, keys: &[Place], found: &mut dyn FnMut(u64, KeyName<'_>, &[u8]));
 
     /// Gives the images of all keys of a segment to `found`, in the order of their hashes.
     fn read_segment(&self, segment: usize, found: &mut dyn FnMut(u64, KeyName<'_>, &[u8]));
@@ -42,6 +46,9 @@ pub(super) struct Cold {
     /// Keys that were read from the disk while the data thread waited.
     waited: u64,
 }
+
+/// A key by hash, database and name.
+pub(crate) type Place = (u64, u8, Box<[u8]>);
 
 /// A key as it was read from the disk.
 #[derive(Debug)]
@@ -134,6 +141,29 @@ impl Table {
         let segment = &self.segments[segment_of(hash)];
         let is_there = || segment.entries.find(table_hash(hash), |entry| entry.is(hash, key)).is_some();
         (segment.may_hold_cold(hash) && !is_there()).then_some(hash)
+    }
+
+    /// The keys that the entries of a frame meet and that are not in memory, unless they are known not to exist; in the order
+    /// of their hashes.
+    pub(crate) fn perhaps_cold_in(&self, frame: &Frame<'_>) -> Vec<Place> {
+        if self.cold.keys == 0 {
+            return Vec::new();
+        }
+        let mut places = BTreeMap::new();
+        for op in frame.entries().flat_map(|entry| entry.ops().flatten()) {
+            let key = op.key();
+            if let Some(hash) = self.perhaps_cold(key) {
+                places.entry((hash, key.database)).or_insert_with(|| Box::from(key.name));
+            }
+        }
+        places.into_iter().map(|((hash, database), name)| (hash, database, name)).collect()
+    }
+
+    /// Reads keys from the disk now.
+    pub(crate) fn load_places(&mut self, places: &[Place]) {
+        if let Some(disk) = self.cold.disk.clone().filter(|_| !places.is_empty()) {
+            disk.read_all(places, &mut |hash, key, image| self.take_in_unless_there(hash, key, image));
+        }
     }
 
     /// Reads a key from the disk now, unless it is in memory or known not to exist.

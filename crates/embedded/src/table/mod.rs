@@ -30,7 +30,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub(crate) use apply::{Origin, Trace};
 pub(crate) use capture::{Captured, Changed, Chunk, Removed};
 use cold::Cold;
-pub(crate) use cold::{Disk, Fetched, Found, first_hash};
+pub(crate) use cold::{Disk, Fetched, Found, Place, first_hash};
 use dead::DeadRuns;
 use entry::{Entry, Segment, Slot};
 pub(crate) use join::segment_count;

@@ -20,6 +20,13 @@ impl Disk for Shelf {
         found(self.0.lock().unwrap().get(&hash).map(|(_, image)| &image[..]));
     }
 
+    fn read_all(&self, places: &[crate::table::Place], found: &mut dyn FnMut(u64, KeyName<'_>, &[u8])) {
+        for (hash, database, name) in places {
+            let key = KeyName { database: *database, name };
+            self.read(*hash, key, &mut |image| image.into_iter().for_each(|image| found(*hash, key, image)));
+        }
+    }
+
     fn read_segment(&self, segment: usize, found: &mut dyn FnMut(u64, KeyName<'_>, &[u8])) {
         for (hash, (name, image)) in &*self.0.lock().unwrap() {
             if segment_of(*hash) == segment {
@@ -172,6 +179,8 @@ impl Stored {
             let rows = &mut self.replica.rows;
             let frame = Frame::parse(bytes, rows.table.actors_mut()).unwrap();
             assert_eq!(frame.first_sequence(), held.get(frame.writer()) + 1);
+            let places = rows.table.perhaps_cold_in(&frame);
+            rows.table.load_places(&places);
             rows.deliver(&frame, frame.first_sequence(), frame.last_sequence(), |_, _| {});
             held.raise(frame.writer(), frame.last_sequence());
         }
