@@ -350,3 +350,57 @@ async fn a_region_gets_all_its_rows_anew_while_others_write() {
     ap.stop();
     eu.stop();
 }
+
+/// More data than memory, in the region that sends and in the one that joins.
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_with_a_limit_of_memory_send_and_join() {
+    let planet = Planet::new();
+    let start = |region: &str, peers: &[&str]| {
+        let config = config(&planet.data.path().join(region), region, peers);
+        Node::start_with(&planet.network, Config { memory: Some(1 << 20), ..config })
+    };
+    let ap = start(AP, &[EU]);
+    let value = "x".repeat(1_000);
+    for number in 0..4_000 {
+        eventually("the disk keeps up", async || {
+            ap.run(&format!("SET key:{number} {number}:{value}")) == "OK"
+        })
+        .await;
+        if number % 10 == 0 {
+            ap.run(&format!("DEL key:{}", number / 2));
+            ap.run(&format!("INCRBY count:{number} {number}"));
+        }
+    }
+    eventually("most of it is on disk alone", async || ap.stats().await.cold_keys > 2_000).await;
+    write_much(&ap, 1).await;
+    let eu = start(EU, &[AP]);
+    let mut number = 0;
+    eventually("eu holds what ap writes", async || {
+        number += 1;
+        ap.run(&format!("INCRBY count:{} 1", number % 4_000));
+        eu.vector().includes(&ap.vector())
+    })
+    .await;
+    assert_equal(&[&ap, &eu]).await;
+    eventually("it gives memory back", async || eu.stats().await.cold_keys > 2_000).await;
+    for number in [1, 7, 1_003, 3_990, 3_999] {
+        let get = format!("MGET key:{number} count:{number}");
+        assert_eq!(ap.run(&get), eu.run(&get));
+    }
+    // A key that is on disk alone here and changed there.
+    for number in (0..4_000).step_by(100) {
+        eu.run(&format!("APPEND key:{number} more"));
+        ap.run(&format!("INCRBY count:{number} 5"));
+    }
+    assert_equal(&[&ap, &eu]).await;
+    // Killed, both are as they were.
+    ap.vanish(&planet.network, AP);
+    eu.vanish(&planet.network, EU);
+    let (ap, eu) = (start(AP, &[EU]), start(EU, &[AP]));
+    assert_equal(&[&ap, &eu]).await;
+    let file = planet.data.path().join("backup");
+    back_up(&eu, &file).await;
+    geode_embedded::check_backup(&file).unwrap();
+    ap.stop();
+    eu.stop();
+}
