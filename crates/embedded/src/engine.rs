@@ -31,7 +31,7 @@ use crate::config::{Config, FsyncMode};
 use crate::conflict::{ConflictLog, ConflictWriter, Conflicts};
 use crate::delivery::Core;
 use crate::error::OpenError;
-use crate::handle::{EmbeddedHandle, PeerStats, Shared, Stats};
+use crate::handle::{EmbeddedHandle, MemoryUse, PeerStats, Shared, Stats};
 use crate::identity::{IdentityFile, Lock};
 use crate::inbox::Incoming;
 use crate::links::{Channel, Connection, Links};
@@ -828,6 +828,14 @@ impl Embedded {
         let Some(cold) = &mut self.cold else { return false };
         let (written, was_crowded) = (self.core.log.written(), cold.refusal().is_some());
         cold.step(&mut self.core.rows.table, &mut self.on_disk, written, self.first_write.is_none());
+        let table = &self.core.rows.table;
+        self.shared.show_memory(MemoryUse {
+            limit_bytes: self.config.memory.unwrap_or_default(),
+            taken_bytes: table.memory_bytes(),
+            keys: table.live_keys(),
+            cold_keys: table.cold_keys(),
+            fetched_keys: cold.stats().fetched,
+        });
         let has_next = cold.arrivals().has_next();
         let is_changed = was_crowded != cold.refusal().is_some();
         if is_changed {

@@ -36,6 +36,21 @@ pub struct HeldState {
     pub digest: Vec<u64>,
 }
 
+/// What a region with a limit of memory keeps there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// The limit.
+    pub limit_bytes: u64,
+    /// Estimate of the bytes that rows take in memory.
+    pub taken_bytes: u64,
+    /// Keys with live data over all databases.
+    pub keys: u64,
+    /// Keys that are on disk alone.
+    pub cold_keys: u64,
+    /// Keys that were read from the disk because a command asked for them.
+    pub fetched_keys: u64,
+}
+
 /// Sizes and distances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
@@ -150,6 +165,8 @@ pub(crate) struct Shared {
     conflicts: Arc<ConflictLog>,
     /// Why writes are refused, if they are.
     trouble: Mutex<Option<String>>,
+    /// If memory is limited.
+    memory: Mutex<Option<MemoryUse>>,
     closing: watch::Sender<bool>,
     links: OnceLock<(runtime::Handle, Links)>,
 }
@@ -171,6 +188,7 @@ impl Shared {
             soon: Notify::new(),
             conflicts,
             trouble: Mutex::default(),
+            memory: Mutex::default(),
             closing: watch::Sender::new(false),
             links: OnceLock::new(),
         }
@@ -264,6 +282,10 @@ impl Shared {
 
     pub(crate) fn show_trouble(&self, trouble: Option<String>) {
         *lock(&self.trouble) = trouble;
+    }
+
+    pub(crate) fn show_memory(&self, memory: MemoryUse) {
+        *lock(&self.memory) = Some(memory);
     }
 
     pub(crate) fn show_whole(&self, is_whole: bool) {
@@ -376,6 +398,11 @@ impl EmbeddedHandle {
     /// thread.
     pub fn write_refusal(&self) -> Option<String> {
         lock(&self.shared.trouble).clone()
+    }
+
+    /// What is kept in memory, if that is limited, as of the data thread's last turn. Never waits for it.
+    pub fn memory(&self) -> Option<MemoryUse> {
+        *lock(&self.shared.memory)
     }
 
     /// Whether commands are refused because rows from another region are being taken in. Reads an atomic.

@@ -32,7 +32,7 @@ pub use engine::{Dial, Embedded, Wake};
 pub use error::OpenError;
 pub use geode_replica::{Standing, Vector};
 pub use handle::{
-    ClosedActor, EmbeddedHandle, HeldState, MembershipError, PeerStats, Regions, Stats, Stopped,
+    ClosedActor, EmbeddedHandle, HeldState, MembershipError, MemoryUse, PeerStats, Regions, Stats, Stopped,
 };
 pub use inspect::read_frames;
 pub use links::{Channel, Connection, PathState, PeerTraffic};

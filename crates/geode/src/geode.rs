@@ -140,6 +140,7 @@ impl Geode {
                 vector: portable(&store.vector()),
                 clock_ahead_ms: store.clock_ahead_ms(),
                 refuses_writes: store.write_refusal(),
+                memory: store.memory().map(Into::into),
             }),
             bundle_days_left: self.credentials.get().and_then(|credentials| days_left_if_few(credentials)),
             ..GeodeState::new(self.region.clone(), self.incarnation, self.config_digest())

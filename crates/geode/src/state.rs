@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use geode_embedded::MemoryUse;
 use geode_planet::RegionName;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,29 @@ pub(crate) struct StoreState {
     /// Why it refuses writes, while its disk does not take them.
     #[serde(default)]
     pub(crate) refuses_writes: Option<String>,
+    /// What it keeps in memory, if that is limited.
+    #[serde(default)]
+    pub(crate) memory: Option<MemoryState>,
+}
+
+/// What a store with a limit of memory keeps there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemoryState {
+    /// What rows may take, and take by estimate.
+    pub(crate) limit_bytes: u64,
+    pub(crate) taken_bytes: u64,
+    /// Keys with live data, and keys that are on disk alone.
+    pub(crate) keys: u64,
+    pub(crate) cold_keys: u64,
+    /// Keys that commands had to wait for since it started.
+    pub(crate) fetched_keys: u64,
+}
+
+impl From<MemoryUse> for MemoryState {
+    fn from(told: MemoryUse) -> Self {
+        let MemoryUse { limit_bytes, taken_bytes, keys, cold_keys, fetched_keys } = told;
+        Self { limit_bytes, taken_bytes, keys, cold_keys, fetched_keys }
+    }
 }
 
 impl GeodeState {

@@ -214,6 +214,16 @@ fn a_region_with_a_limit_answers_restarts_and_replicates_as_one_without() {
     load(&limited);
     assert!(limited.info("geode_cold_keys") > KEYS as u64 / 4, "most of it is on disk alone");
     limited.converges(keys_after(0));
+    let until = Instant::now() + DEADLINE;
+    loop {
+        // It is told once a beat.
+        let (_, status) = limited.ask("status");
+        let told = "of 140000 keys are on disk alone; rows take ";
+        if status.lines().any(|line| line.starts_with("eu-west-1: ") && line.contains(told)) {
+            break;
+        }
+        assert!(Instant::now() < until, "{status}");
+    }
 
     // A twin that never heard of either answers as the region with the limit does.
     let [mut twin] = planet(directory.path(), ["tokyo"], None);

@@ -79,7 +79,11 @@ impl StatusReport {
         }));
         wrong.extend(self.regions.iter().filter_map(|view| {
             let refusal = view.state.as_ref()?.store.as_ref()?.refuses_writes.as_ref()?;
-            Some(format!("{}: {}", view.region, refusal.trim_start_matches("DISK ")))
+            Some(format!(
+                "{}: {}",
+                view.region,
+                refusal.trim_start_matches("DISK ").trim_start_matches("OOM ")
+            ))
         }));
         wrong.extend(self.differing("versions", |state| Some(&state.version)));
         wrong.extend(self.differing("configurations", |state| Some(&state.config_digest)));
@@ -149,6 +153,10 @@ impl StatusReport {
             text.push('\n');
         }
         text.push('\n');
+        for line in self.limited() {
+            text.push_str(&line);
+            text.push('\n');
+        }
         if wrong.is_empty() {
             text.push_str("all regions serve, and all copies are the same\n");
         }
@@ -157,6 +165,20 @@ impl StatusReport {
             text.push('\n');
         }
         text
+    }
+
+    /// A line for each region with a limit of memory.
+    fn limited(&self) -> Vec<String> {
+        let line = |view: &RegionView| {
+            let memory = view.state.as_ref()?.store.as_ref()?.memory?;
+            let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+            let (taken, limit) = (mebibytes(memory.taken_bytes), mebibytes(memory.limit_bytes));
+            Some(format!(
+                "{}: {} of {} keys are on disk alone; rows take {taken} of {limit} MiB; {} keys read for commands since it started",
+                view.region, memory.cold_keys, memory.keys, memory.fetched_keys
+            ))
+        };
+        self.regions.iter().filter_map(line).collect()
     }
 
     fn row(&self, view: &RegionView, lag: Option<u64>) -> [String; 9] {
@@ -187,7 +209,7 @@ impl StatusReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{ServiceState, StoreState};
+    use crate::state::{MemoryState, ServiceState, StoreState};
 
     fn view(region: &str, incarnation: u64, held: u64) -> RegionView {
         let region: RegionName = region.parse().unwrap();
@@ -202,7 +224,7 @@ mod tests {
             trouble: None,
             draining: false,
             service: Some(ServiceState { healthy: 1, instances: 1, in_flight: 3, load: 0.01 }),
-            store: Some(StoreState { vector, clock_ahead_ms: None, refuses_writes: None }),
+            store: Some(StoreState { vector, clock_ahead_ms: None, refuses_writes: None, memory: None }),
             bundle_days_left: None,
         };
         RegionView {
@@ -259,7 +281,15 @@ mod tests {
         report.regions[1].health = RegionHealth::Unhealthy { reason: "no healthy instance".into() };
         report.regions[2].health = RegionHealth::Unreachable { for_ms: 12_000 };
         let us = report.regions[2].state.as_mut().and_then(|state| state.store.as_mut());
-        us.unwrap().clock_ahead_ms = Some(2_000);
+        let us = us.unwrap();
+        us.clock_ahead_ms = Some(2_000);
+        us.memory = Some(MemoryState {
+            limit_bytes: 64 << 20,
+            taken_bytes: 55 << 20,
+            keys: 140_000,
+            cold_keys: 76_543,
+            fetched_keys: 210,
+        });
         report.regions[2].state.as_mut().unwrap().bundle_days_left = Some(12);
         insta::assert_snapshot!(report.text(&report.wrong()), @r#"
         planet acme, seen from us-east-1
@@ -269,6 +299,7 @@ mod tests {
         eu-west-1       unhealthy                   75 ms  0.1.0    9c1185a5c5e9  -                   1/1          3    0
         us-east-1       unreachable                     -  0.1.0    9c1185a5c5e9  ca978112ca1b        1/1          3    0
 
+        us-east-1: 76543 of 140000 keys are on disk alone; rows take 55 of 64 MiB; 210 keys read for commands since it started
         eu-west-1 is unhealthy: no healthy instance
         us-east-1 is unreachable for 12000 ms
         us-east-1 refuses writes: its clock is 2000 ms ahead; set it (NTP)
