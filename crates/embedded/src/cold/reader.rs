@@ -2,10 +2,10 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use geode_crdt::{HybridTime, KeyName};
 use geode_store::Ticket;
@@ -112,7 +112,6 @@ impl Drop for Reader {
         self.stop.store(true, Ordering::Release);
         self.batches = None;
         if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
             // It ends after the key at hand.
             let _ = thread.join();
         }
@@ -126,28 +125,62 @@ fn lock(answers: &Mutex<Vec<Answer>>) -> std::sync::MutexGuard<'_, Vec<Answer>> 
 
 impl Work {
     fn run(self, queue: &Receiver<Vec<Request>>) {
-        while let Ok(mut batch) = queue.recv() {
-            // What lies together is read together.
-            batch.sort_by_key(|request| match &request.wanted {
-                Wanted::Key { hash, .. } => *hash,
-                Wanted::Frame { .. } | Wanted::Segment(_) | Wanted::Names(_) | Wanted::Due { .. } => u64::MAX,
-            });
-            while !self.stop.load(Ordering::Acquire) {
-                match self.read(&batch) {
-                    Ok(read) => {
-                        self.answer(batch, read);
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::error!(
-                            "keys that are not in memory cannot be read from the checkpoint: {error}; commands that \
-                             need them wait. It is tried again every second; the disk may be failing"
-                        );
-                        std::thread::park_timeout(PAUSE);
-                    }
-                }
+        // Those who asked for it wait, so there is no more of it than they are.
+        let (mut failing, mut retry_at) = (Vec::new(), Instant::now());
+        loop {
+            let batch = if failing.is_empty() {
+                queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                queue.recv_timeout(retry_at.saturating_duration_since(Instant::now()))
+            };
+            match batch {
+                Ok(batch) => self.serve(batch, &mut failing),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // However much else there is to read.
+            if Instant::now() >= retry_at {
+                self.serve(std::mem::take(&mut failing), &mut failing);
+                retry_at = Instant::now() + PAUSE;
             }
         }
+    }
+
+    /// Answers a batch; what cannot be read, alone or with others, is left for another time.
+    fn serve(&self, mut batch: Vec<Request>, failing: &mut Vec<Request>) {
+        if batch.is_empty() {
+            return;
+        }
+        // What lies together is read together.
+        batch.sort_by_key(|request| match &request.wanted {
+            Wanted::Key { hash, .. } => *hash,
+            Wanted::Frame { .. } | Wanted::Segment(_) | Wanted::Names(_) | Wanted::Due { .. } => u64::MAX,
+        });
+        match self.read(&batch) {
+            Ok(read) => return self.answer(batch, read),
+            Err(_) if batch.len() > 1 => {}
+            Err(error) => return self.put_off(batch, failing, &error),
+        }
+        for request in batch {
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            let alone = vec![request];
+            match self.read(&alone) {
+                Ok(read) => self.answer(alone, read),
+                Err(error) => self.put_off(alone, failing, &error),
+            }
+        }
+    }
+
+    fn put_off(&self, mut batch: Vec<Request>, failing: &mut Vec<Request>, error: &FileError) {
+        if failing.is_empty() {
+            tracing::error!(
+                "keys that are not in memory cannot be read from the checkpoint: {error}; commands that need them wait. It \
+                 is tried again every second; the disk may be failing"
+            );
+        }
+        failing.append(&mut batch);
     }
 
     /// For each request what was read, and of what commit it is.

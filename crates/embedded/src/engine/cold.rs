@@ -444,3 +444,42 @@ fn a_clean_stop_leaves_no_tail() {
     pair.open(true);
     assert_eq!(execute(pair.store(), &mut session, "GET key"), Value::Bulk(b"value".to_vec()));
 }
+
+/// A record that is not what was written is found when its key is needed. Who needs it waits, and nobody else does.
+#[test]
+fn a_damaged_record_holds_up_those_alone_who_need_it() {
+    let mut pair = Pair::new(1);
+    let mut session = Session::default();
+    for number in 0..500 {
+        execute(pair.store(), &mut session, &format!("SET key:{number} value-of-{number:06}"));
+    }
+    pair.store().engine.cool();
+    pair.store().engine.stop().unwrap();
+    pair.store = None;
+    let path = pair.data.path().join("checkpoint.redb");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let damaged = b"value-of-000007";
+    let places: Vec<usize> =
+        (0..bytes.len() - damaged.len()).filter(|at| bytes[*at..].starts_with(damaged)).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at] ^= 1);
+    std::fs::write(&path, bytes).unwrap();
+    pair.open(true);
+    pair.store().engine.cold.as_mut().unwrap().stop_warming();
+    let mut waiting = Session::default();
+    let store = pair.store();
+    store.engine.set_wall(WALL);
+    let flow = store.execute(&mut waiting, &[b"GET", b"key:7"], &mut Recorder::default());
+    assert!(matches!(flow, Flow::Wait { .. }));
+    for number in [8, 499, 100] {
+        let got = execute(pair.store(), &mut session, &format!("GET key:{number}"));
+        assert_eq!(got, Value::Bulk(format!("value-of-{number:06}").into_bytes()));
+    }
+    assert_eq!(
+        execute(pair.store(), &mut session, "SET key:9 new"),
+        Value::Simple("OK".to_owned()),
+        "writes go on"
+    );
+    let flow = pair.store().resume(&mut waiting, &mut Recorder::default());
+    assert!(matches!(flow, Flow::Wait { .. }), "what is damaged is never shown");
+}
