@@ -101,6 +101,8 @@ pub struct Embedded {
     held_frames: VecDeque<Incoming>,
     /// A new incarnation is due, for this reason, as soon as the log takes it.
     renewal: Option<String>,
+    /// Why no other region takes what is written here, as clients get it.
+    excluded: Option<String>,
     /// The log's files are not the recorded ones.
     unrecorded: bool,
     stopped: bool,
@@ -198,6 +200,7 @@ impl Embedded {
             trouble: None,
             held_frames: VecDeque::new(),
             renewal: None,
+            excluded: None,
             unrecorded: false,
             stopped: false,
             _sync_thread: sync_thread,
@@ -354,7 +357,7 @@ impl Embedded {
 
     /// Whether entries may be written now without waiting for anything.
     pub(crate) fn may_write(&mut self) -> bool {
-        if self.first_write.is_some_and(|until| self.replica.all_answered() || Instant::now() >= until) {
+        if self.first_write.is_some_and(|until| self.is_known() || Instant::now() >= until) {
             self.first_write = None;
         }
         !self.replica.is_joining()
@@ -362,14 +365,20 @@ impl Embedded {
             && self.trouble.is_none()
             && self.renewal.is_none()
             && self.first_write.is_none()
+            && self.excluded.is_none()
             && self.replica.clock_ahead_ms().is_none()
+    }
+
+    /// Whether peers have said what they know of this region.
+    fn is_known(&self) -> bool {
+        self.excluded.is_some() || self.replica.all_answered() && !self.replica.awaits_verdict()
     }
 
     /// Waits for peers to say whether they hold more of this writer than it remembers.
     fn hold_first_write(&mut self) {
         while let Some(until) = self.first_write {
             self.turn();
-            if self.replica.all_answered() || Instant::now() >= until {
+            if self.is_known() || Instant::now() >= until {
                 self.first_write = None;
             } else if self.first_write.is_some() {
                 self.shared.inbox().wait(TIMER);
@@ -549,6 +558,19 @@ impl Embedded {
                 ),
             }
         }
+        if self.excluded.as_deref() != self.replica.exclusion() {
+            self.note_exclusion();
+        }
+    }
+
+    /// Lets clients and operator know whether other regions take what is written here.
+    fn note_exclusion(&mut self) {
+        self.excluded = self.replica.exclusion().map(ToOwned::to_owned);
+        match &self.excluded {
+            Some(reason) => tracing::error!("writes are refused: {reason}"),
+            None => tracing::info!("other regions take what is written here again"),
+        }
+        self.show_refusal();
     }
 
     /// The peers that still need what the log no longer holds.
@@ -808,8 +830,8 @@ impl Embedded {
 
     /// Lets replica and operator know whether writes and entries are taken.
     fn show_refusal(&mut self) {
-        let crowded = self.crowded().map(ToOwned::to_owned);
-        self.shared.show_trouble(self.trouble.as_ref().map(ToString::to_string).or(crowded));
+        let others = self.crowded().or(self.excluded.as_deref()).map(ToOwned::to_owned);
+        self.shared.show_trouble(self.trouble.as_ref().map(ToString::to_string).or(others));
         self.replica.suspend(!self.takes_entries());
     }
 
@@ -886,9 +908,7 @@ impl Engine for Embedded {
     }
 
     fn begin(&mut self) -> HybridTime {
-        if self.first_write.is_some() {
-            self.hold_first_write();
-        }
+        self.before_write();
         if self.core.builder.len() >= FRAME_BYTES {
             self.core.close_batch();
         }
@@ -962,13 +982,19 @@ impl Engine for Embedded {
         self.hand_over().is_ok()
     }
 
+    fn before_write(&mut self) {
+        if self.first_write.is_some() {
+            self.hold_first_write();
+        }
+    }
+
     fn write_refusal(&self) -> Option<String> {
         match (&self.trouble, &self.renewal) {
             (Some(trouble), _) => Some(trouble.to_string()),
             (None, Some(reason)) => {
                 Some(format!("DISK this region cannot begin anew yet, which it must: {reason}"))
             }
-            (None, None) => self.crowded().map(ToOwned::to_owned),
+            (None, None) => self.crowded().or(self.excluded.as_deref()).map(ToOwned::to_owned),
         }
     }
 

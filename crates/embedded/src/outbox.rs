@@ -86,6 +86,7 @@ impl Outbox {
             Message::Hello { .. }
             | Message::Request { .. }
             | Message::Refuse { .. }
+            | Message::Exclude { .. }
             | Message::Trimmed { .. }
             | Message::Ask { .. }
             | Message::Unable { .. } => None,

@@ -173,7 +173,12 @@ async fn a_region_that_was_evicted_comes_back_with_nothing_and_no_other_way() {
     let us = start(US, &[AP, EU]);
     eu.handle.readmit(US).await.unwrap();
     ap.reaches(&eu.vector()).await;
-    us.run("SADD drinks water");
+    assert!(us.run("SADD drinks water").starts_with("!EXCLUDED no other region takes what is written here"));
+    assert!(
+        us.handle.write_refusal().is_some_and(|reason| reason.contains("as new")),
+        "the operator sees it"
+    );
+    assert_eq!(us.run("SCARD drinks"), "2", "reads go on");
     eu.run("SADD drinks milk");
     ap.reaches(&eu.vector()).await;
     assert_eq!(ap.run("SCARD drinks"), "2", "tea and milk");
@@ -183,4 +188,43 @@ async fn a_region_that_was_evicted_comes_back_with_nothing_and_no_other_way() {
     eventually("it may write", async || us.run("SADD drinks juice") == "1").await;
     assert_equal(&[&ap, &eu, &us]).await;
     assert_eq!(ap.run("SCARD drinks"), "3", "tea, milk and juice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_that_hears_of_its_eviction_takes_no_more_writes_not_even_after_a_start() {
+    const AP: &str = "ap-southeast-2";
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let start =
+        |region: &str, peers: &[&str]| Node::start(&network, &data.path().join(region), region, peers);
+    let (ap, eu, us) = (start(AP, &[EU, US]), start(EU, &[AP, US]), start(US, &[AP, EU]));
+    meet(&[&ap, &eu, &us]).await;
+    ap.handle.evict(US, true, "").await.unwrap();
+    let refused = |us: &Node| us.run("SADD drinks water").starts_with("!EXCLUDED ");
+    eventually("it hears of it", async || refused(&us)).await;
+    assert_eq!(eu.run("SADD drinks tea"), "1", "the others go on");
+    us.vanish(&network, US);
+    let us = start(US, &[AP, EU]);
+    assert!(refused(&us), "it is told before its first write");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_halves_that_evict_each_other_both_go_on() {
+    let (network, data) = (Network::new(), tempfile::tempdir().unwrap());
+    let start =
+        |region: &str, peers: &[&str]| Node::start(&network, &data.path().join(region), region, peers);
+    let (eu, us) = (start(EU, &[US]), start(US, &[EU]));
+    meet(&[&eu, &us]).await;
+    network.cut(EU, US);
+    eventually("the loss is noticed", async || {
+        !eu.stats().await.peers[0].connected && !us.stats().await.peers[0].connected
+    })
+    .await;
+    eu.handle.evict(US, true, "").await.unwrap();
+    us.handle.evict(EU, true, "").await.unwrap();
+    let before = network.carried().0;
+    network.heal(EU, US);
+    // Several calls, each with a hello and a refusal.
+    eventually("they refuse each other", async || network.carried().0 > before + 1_000).await;
+    assert_eq!((eu.run("SADD drinks tea"), us.run("SADD drinks milk")), ("1".to_owned(), "1".to_owned()));
+    assert_eq!((eu.handle.write_refusal(), us.handle.write_refusal()), (None, None));
 }

@@ -12,6 +12,7 @@
 mod catch_up;
 mod drift;
 mod ends;
+mod exclusion;
 pub mod facts;
 mod heartbeat;
 mod life;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use geode_crdt::{ActorId, ActorIndex, Actors, HybridTime, VersionVector};
 
 use crate::ends::{Ends, Standing};
+use crate::exclusion::{Objection, evicted_words};
 use crate::facts::{Fact, ViewId};
 use crate::peer::Peer;
 use crate::pending::Limits;
@@ -60,7 +61,8 @@ impl Replica {
             let is_news = evicted && !std::mem::replace(&mut self.peers[index].evicted, evicted);
             self.peers[index].evicted = evicted;
             if is_news && self.peers[index].is_up() {
-                self.refuse(index, "it was evicted: let it rejoin as new".to_owned());
+                let (objection, version) = (evicted_words(&self.planet), self.peers[index].version);
+                self.refuse(index, Objection::data(objection), version);
             }
         }
         if self.ends.is_closed(self.own()) && self.is_member() {
@@ -229,17 +231,17 @@ impl Replica {
     }
 
     /// Why a region is not to be spoken to that says to hold so much.
-    pub(crate) fn objection_to_held(&self, held: &Vector, actors: &Actors) -> Option<String> {
+    pub(crate) fn objection_to_held(&self, held: &Vector, actors: &Actors) -> Option<Objection> {
         let beyond = |actor: &ActorId, sequence: u64| {
             let end = self.ends.ceiling(actors.find(actor)?)?;
             (sequence > end).then_some(end)
         };
         held.0.iter().find_map(|(actor, sequence)| {
             let end = beyond(actor, *sequence)?;
-            Some(format!(
+            Some(Objection::data(format!(
                 "it holds entry {sequence} of {actor}, which ended at {end}: stop it, remove its data directory, and let it \
                  rejoin as new"
-            ))
+            )))
         })
     }
 

@@ -21,6 +21,8 @@ pub(crate) struct Peer {
     /// Whether it belongs to the planet no longer.
     pub(crate) evicted: bool,
     pub(crate) link: Link,
+    /// Whether it went on after its hello, so that it does not refuse this region. Of meaning while it is up.
+    pub(crate) accepts: bool,
     /// When it last stopped being up, or when this process began; of no meaning while it is up.
     pub(crate) away_since_ms: u64,
     /// The version of the exchange that was agreed when it was last up.
@@ -53,6 +55,7 @@ impl Peer {
             region: region.into(),
             evicted: false,
             link: Link::Down,
+            accepts: false,
             away_since_ms: since_ms,
             version: 0,
             answered: false,

@@ -8,6 +8,7 @@ use geode_crdt::{ActorId, ActorIndex, Actors, Frame, HybridTime, VersionVector};
 use crate::catch_up::CatchUp;
 use crate::drift::OwnClock;
 use crate::ends::Ends;
+use crate::exclusion::{Objection, evicted_words};
 use crate::life::Allowance;
 use crate::peer::{Link, Peer};
 use crate::pending::{Blocked, Pending, Waiting};
@@ -180,7 +181,7 @@ pub enum Report {
 /// Causal delivery for one region.
 #[derive(Debug)]
 pub struct Replica {
-    planet: String,
+    pub(crate) planet: String,
     region: Arc<str>,
     pub(crate) own: ActorIndex,
     pub(crate) held: VersionVector,
@@ -209,6 +210,8 @@ pub struct Replica {
     suspended: bool,
     /// What the last heartbeat promised: of this actor, after this entry, no time below this one.
     pub(crate) said: Option<(ActorId, u64, HybridTime)>,
+    /// Why nobody takes what is written here, by a peer's word: see [`crate::exclusion`].
+    pub(crate) excluded: Option<String>,
     /// Whether the current actor began in this process, since a peer knew more of its predecessor.
     renewed: bool,
     pub(crate) actions: VecDeque<Action>,
@@ -254,6 +257,7 @@ impl Replica {
             claims_only_durable: false,
             suspended: false,
             said: None,
+            excluded: None,
             renewed: false,
             actions: VecDeque::new(),
         }
@@ -396,6 +400,7 @@ impl Replica {
         let claims = Vector::of(&claimed, host.actors());
         let peer_state = &mut self.peers[index];
         peer_state.link = Link::Greeting;
+        peer_state.accepts = false;
         peer_state.told_held = claimed;
         let held = Vector::of(&self.held, host.actors());
         let of_peer = held.0.iter().filter(|(actor, _)| &*actor.region == peer);
@@ -459,22 +464,24 @@ impl Replica {
         if known.len() + strangers > Actors::MAX {
             return self.disconnect(index, "it names more writers than a planet can have".to_owned());
         }
+        let refuses = matches!(message, Message::Refuse { .. } | Message::Exclude { .. });
+        if self.peers[index].is_up() && !refuses {
+            self.accepted(index);
+        }
         match (self.peers[index].link, message) {
             (Link::Down, _) => {}
-            (_, Message::Refuse { reason }) => {
-                let peer = Arc::clone(&self.peers[index].region);
-                self.actions.push_back(Action::Report(Report::Refused {
-                    peer: Arc::clone(&peer),
-                    reason: reason.clone(),
-                }));
-                self.actions.push_back(Action::Disconnect { peer, reason: format!("it refused: {reason}") });
+            (_, Message::Refuse { reason }) => self.refused(index, reason),
+            (_, Message::Exclude { reason }) => {
+                self.excluded(index, &reason);
+                self.refused(index, reason);
             }
             (Link::Greeting, Message::Hello { versions, planet, actor, held, witnesses }) => {
                 let objection = self.objection(index, versions, &planet, &actor, host.actors());
+                let version = wire::VERSIONS.agreed(versions).unwrap_or_default();
                 match objection.or_else(|| self.objection_to_held(&held, host.actors())) {
-                    Some(reason) => self.refuse(index, reason),
+                    Some(objection) => self.refuse(index, objection, version),
                     None => {
-                        self.peers[index].version = wire::VERSIONS.agreed(versions).unwrap_or_default();
+                        self.peers[index].version = version;
                         self.greeted(index, &actor, &held, &witnesses, host);
                     }
                 }
@@ -556,6 +563,13 @@ impl Replica {
         self.actions.push_back(Action::Disconnect { peer, reason });
     }
 
+    fn refused(&mut self, index: usize, reason: String) {
+        let peer = Arc::clone(&self.peers[index].region);
+        let report = Report::Refused { peer: Arc::clone(&peer), reason: reason.clone() };
+        self.actions.push_back(Action::Report(report));
+        self.actions.push_back(Action::Disconnect { peer, reason: format!("it refused: {reason}") });
+    }
+
     fn objection(
         &self,
         index: usize,
@@ -563,37 +577,49 @@ impl Replica {
         planet: &str,
         actor: &ActorId,
         actors: &Actors,
-    ) -> Option<String> {
+    ) -> Option<Objection> {
         let peer = &self.peers[index];
         let is_closed = |actor| actors.find(actor).is_some_and(|actor| self.ends.is_closed(actor));
         if wire::VERSIONS.agreed(versions).is_none() {
             let (theirs, ours) = (versions, wire::VERSIONS);
-            Some(format!(
+            Some(Objection::talk(format!(
                 "it speaks versions {} to {} of replication, this region {} to {}: upgrade one release at a time",
                 theirs.oldest, theirs.newest, ours.oldest, ours.newest
-            ))
+            )))
         } else if planet != self.planet {
             let ours = &self.planet;
-            Some(format!("it belongs to planet \"{planet}\", this region to \"{ours}\": check planet.toml"))
+            Some(Objection::talk(format!(
+                "it belongs to planet \"{planet}\", this region to \"{ours}\": check planet.toml"
+            )))
         } else if peer.evicted {
-            Some(format!("it was evicted from planet \"{planet}\": let it rejoin as new"))
+            Some(Objection::data(evicted_words(planet)))
         } else if actor.region != peer.region {
-            Some(format!("it says it is region {}, not {}: check link addresses", actor.region, peer.region))
+            Some(Objection::talk(format!(
+                "it says it is region {}, not {}: check link addresses",
+                actor.region, peer.region
+            )))
         } else if is_closed(actor) {
             // What it wrote beyond its end, or is yet to write, nobody would take.
-            Some(format!(
+            Some(Objection::data(format!(
                 "{} comes with data from before it was evicted or replaced ({actor} has ended): move its data directory \
                  away and start it again, so that it comes as new",
                 actor.region
-            ))
+            )))
         } else {
             None
         }
     }
 
-    pub(crate) fn refuse(&mut self, index: usize, reason: String) {
+    /// Ends the link with a peer that speaks `version`, in words.
+    pub(crate) fn refuse(&mut self, index: usize, objection: Objection, version: u16) {
         let peer = Arc::clone(&self.peers[index].region);
-        self.send(index, Message::Refuse { reason: reason.clone() });
+        let reason = objection.reason;
+        let told = if objection.excludes && version >= wire::EXCLUDED_SINCE {
+            Message::Exclude { reason: reason.clone() }
+        } else {
+            Message::Refuse { reason: reason.clone() }
+        };
+        self.send(index, told);
         self.actions.push_back(Action::Report(Report::Refused { peer, reason: reason.clone() }));
         self.disconnect(index, format!("refused: {reason}"));
     }
@@ -809,7 +835,7 @@ const fn name_of(message: &Message) -> &'static str {
         Message::Heartbeat { .. } => "a heartbeat before the hello",
         Message::Durable { .. } => "an acknowledgement before the hello",
         Message::Request { .. } => "a request before the hello",
-        Message::Refuse { .. } => "a refusal",
+        Message::Refuse { .. } | Message::Exclude { .. } => "a refusal",
         Message::Trimmed { .. } | Message::Ask { .. } | Message::Unable { .. } => {
             "talk of snapshots before the hello"
         }

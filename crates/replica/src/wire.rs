@@ -19,13 +19,16 @@ use crate::names::{Given, Told};
 use crate::vector::{Vector, read_name};
 
 /// The versions of this exchange that this release speaks. Version 1, never released, could not be mixed with others.
-pub const VERSIONS: Versions = Versions { oldest: 2, newest: 4 };
+pub const VERSIONS: Versions = Versions { oldest: 2, newest: 5 };
 
 /// The version since which frames may come in [`Kind::Packed`] messages.
 pub const PACKED_SINCE: u16 = 3;
 
 /// The version since which snapshots are asked for and sent.
 pub const SNAPSHOTS_SINCE: u16 = 4;
+
+/// The version since which a region is told that nobody takes what it writes.
+pub const EXCLUDED_SINCE: u16 = 5;
 
 /// The most bytes of messages in one [`Kind::Packed`]: several chunks of a log, and little to hold.
 pub const MAX_PACKED: usize = 1 << 20;
@@ -69,10 +72,12 @@ pub enum Kind {
     Unable,
     /// A block of a snapshot; only in bulk.
     Block,
+    /// I will not talk to you, and nobody takes what you write; since [`EXCLUDED_SINCE`].
+    Exclude,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Hello,
         Self::Frame,
         Self::Heartbeat,
@@ -84,6 +89,7 @@ impl Kind {
         Self::Ask,
         Self::Unable,
         Self::Block,
+        Self::Exclude,
     ];
 
     const fn code(self) -> u8 {
@@ -99,6 +105,7 @@ impl Kind {
             Self::Ask => 9,
             Self::Unable => 10,
             Self::Block => 11,
+            Self::Exclude => 12,
         }
     }
 }
@@ -181,6 +188,11 @@ pub enum Message {
     /// [`Kind::Refuse`]
     Refuse {
         /// One line that says what is wrong.
+        reason: String,
+    },
+    /// [`Kind::Exclude`]
+    Exclude {
+        /// One line that says why, and what to do.
         reason: String,
     },
     /// [`Kind::Trimmed`]
@@ -281,7 +293,9 @@ impl Message {
             }
             Self::Durable { durable } => (None, Some(durable)),
             Self::Request { actor, .. } | Self::Trimmed { actor, .. } => (Some(actor), None),
-            Self::Refuse { .. } | Self::Ask { .. } | Self::Unable { .. } => (None, None),
+            Self::Refuse { .. } | Self::Exclude { .. } | Self::Ask { .. } | Self::Unable { .. } => {
+                (None, None)
+            }
         };
         actor.into_iter().chain(vector.into_iter().flat_map(|vector| vector.0.keys()))
     }
@@ -292,6 +306,7 @@ impl Message {
             Self::Heartbeat { .. } => Kind::Heartbeat,
             Self::Request { .. } => Kind::Request,
             Self::Refuse { .. } => Kind::Refuse,
+            Self::Exclude { .. } => Kind::Exclude,
             Self::Durable { .. } => Kind::Durable,
             Self::Trimmed { .. } => Kind::Trimmed,
             Self::Ask { .. } => Kind::Ask,
@@ -349,7 +364,7 @@ impl Encoder {
                 codec::put_varint(out, *from);
                 codec::put_varint(out, *to);
             }
-            Message::Refuse { reason } | Message::Unable { reason } => {
+            Message::Refuse { reason } | Message::Exclude { reason } | Message::Unable { reason } => {
                 codec::put_bytes(out, reason.as_bytes());
             }
             Message::Trimmed { actor, from } => {
@@ -404,6 +419,7 @@ impl Decoder {
                 Message::Request { actor, from: reader.varint()?, to: reader.varint()? }
             }
             Kind::Refuse => Message::Refuse { reason: read_reason(reader)? },
+            Kind::Exclude => Message::Exclude { reason: read_reason(reader)? },
             Kind::Durable => Message::Durable { durable: told.read_vector(reader)? },
             Kind::Trimmed => Message::Trimmed { actor: told.read(reader)?, from: reader.varint()? },
             Kind::Ask => {

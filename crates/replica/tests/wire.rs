@@ -250,3 +250,17 @@ fn talk_of_snapshots_is_the_golden_bytes_of_version_4() {
     encoder.encode(&long, &mut bytes);
     assert!(decode(&mut decoder, &bytes).is_err(), "no source says as much");
 }
+
+#[test]
+fn an_exclusion_is_the_golden_bytes_of_version_5() {
+    let message = Message::Exclude { reason: "it was evicted".to_owned() };
+    let mut bytes = Vec::new();
+    Encoder::default().encode(&message, &mut bytes);
+    let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(
+        include_str!("golden/wire-5.txt"),
+        format!("exclude {hex}\n"),
+        "a change here is a new version of the exchange"
+    );
+    assert_eq!(decode(&mut Decoder::default(), &bytes).unwrap(), message);
+}

@@ -102,6 +102,10 @@ pub trait Engine {
     /// [`Self::flush`] says, also if this failed. Returns whether the command may go on.
     fn spill(&mut self) -> bool;
 
+    /// Called before it is asked whether a command may write. It may block, once after a start: until other regions have said
+    /// what they know of this one, or are given up on.
+    fn before_write(&mut self) {}
+
     /// Why nothing can be written now, in one line: what is wrong, where, and what to do. `None` if writes go on. Asked
     /// before each write.
     fn write_refusal(&self) -> Option<String> {

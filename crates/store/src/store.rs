@@ -231,7 +231,13 @@ impl<E: Engine> Store<E> {
 
     /// An error if the engine takes no writes, other regions would hold back what is written here, or this one does not know
     /// yet what was there before.
-    pub(crate) fn check_writable(&self) -> Outcome {
+    pub(crate) fn check_writable(&mut self) -> Outcome {
+        self.engine.before_write();
+        self.is_writable()
+    }
+
+    /// The same, for what the store writes by itself: it waits for nobody.
+    pub(crate) fn is_writable(&self) -> Outcome {
         self.check_log()?;
         match self.engine.clock_ahead_ms() {
             None if self.engine.is_joining() => Err(errors::JOINING.into()),

@@ -14,7 +14,7 @@ impl<E: Engine> Store<E> {
     /// creates it anew, so nothing that was written within the key's life loses its TTL. While a region is away for
     /// long, data goes without waiting for it, and deadlines stay.
     pub fn sweep(&mut self, limit: usize) -> usize {
-        if !self.engine.is_sweeper() || self.check_writable().is_err() {
+        if !self.engine.is_sweeper() || self.is_writable().is_err() {
             return 0;
         }
         let swept = self.sweep_extent(Extent::Whole, limit);

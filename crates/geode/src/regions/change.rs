@@ -102,7 +102,7 @@ pub(crate) async fn evict(geode: &Geode, name: &str, force: bool) -> Result<Chan
         done: format!("{name} does not belong to planet {} any more", geode.planet.name),
         section: None,
         next: vec![
-            "stop its geode if it still runs: what is written there from now on reaches nobody".into(),
+            "stop its geode if it still runs: what it takes before it hears of this is lost, then it refuses writes".into(),
             format!("remove [regions.{name}] from planet.toml of every region; no restart is needed"),
             format!("to let it in again later: geode region rejoin {name}"),
         ],

@@ -232,7 +232,10 @@ fn a_region_is_evicted_by_most_or_by_force_and_rejoins_as_new() {
 
     // Whoever was evicted hears why, and gets nothing in; not even when it is let in again, until it comes as new.
     let returned = ap.start(directory, "planet.toml");
-    let _: () = ap.command("SET menu milk").unwrap();
+    let refusal = ap.command::<()>("SET menu milk").unwrap_err().to_string();
+    assert!(refusal.contains("EXCLUDED") && refusal.contains("evicted"), "{refusal}");
+    assert_eq!(ap.command::<String>("GET menu").unwrap(), "coffee", "reads go on");
+    assert!(ap.log(directory).contains("writes are refused: EXCLUDED"), "its operator is told");
     let words = "ap-southeast-2 does not belong to this planet any more: evicted at 20";
     wait_for("the refusal in words", || ap.log(directory).contains(words));
     us.told(&["region", "rejoin", "ap-southeast-2"]);

@@ -112,7 +112,7 @@ impl SimEngine {
             Message::Request { actor, from, to } => {
                 format!("a request for {from}..={to} of {}", actor.region)
             }
-            Message::Refuse { reason } => format!("a refusal: {reason}"),
+            Message::Refuse { reason } | Message::Exclude { reason } => format!("a refusal: {reason}"),
             Message::Trimmed { actor, from } => format!("entry {from} of {actor} is in no log"),
             Message::Ask { resume, .. } => format!("a question for a snapshot from {}", resume.len()),
             Message::Unable { reason } => format!("no snapshot: {reason}"),
