@@ -79,6 +79,11 @@ pub(crate) struct SimEngine {
 }
 
 impl SimEngine {
+    /// Whether peers have said what they know of this region.
+    pub(crate) fn is_known(&self) -> bool {
+        self.replica.exclusion().is_some() || self.replica.all_answered() && !self.replica.awaits_verdict()
+    }
+
     pub(crate) fn own(&self) -> &ActorId {
         self.core.rows.actors().id(self.core.own)
     }
@@ -333,6 +338,10 @@ impl Engine for SimEngine {
 
     fn acknowledged(&self, sequence: u64) -> usize {
         self.replica.acknowledged(sequence, self.core.rows.actors())
+    }
+
+    fn write_refusal(&self) -> Option<String> {
+        self.replica.exclusion().map(ToOwned::to_owned)
     }
 
     fn clock_ahead_ms(&self) -> Option<u64> {

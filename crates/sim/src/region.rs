@@ -261,7 +261,7 @@ impl World<'_> {
         let now = self.now(region);
         let Some(process) = &mut self.regions[region].process else { return };
         if let Some(until_us) = process.first_write_us
-            && (process.store.engine.replica.all_answered() || self.now_us >= until_us)
+            && (process.store.engine.is_known() || self.now_us >= until_us)
             && (!process.store.engine.replica.is_joining() || self.plant == Some(Plant::WritesWhileJoining))
         {
             process.first_write_us = None;

@@ -150,7 +150,8 @@ impl World<'_> {
             waits,
         };
         let Some(process) = &mut self.regions[region].process else { return };
-        pending.refuses_writes = process.store.engine.clock_ahead_ms().is_some();
+        let engine = &process.store.engine;
+        pending.refuses_writes = engine.clock_ahead_ms().is_some() || engine.write_refusal().is_some();
         pending.run(&mut process.store);
         let wrote = std::mem::take(&mut process.store.engine.wrote);
         let time = process.store.engine.time;
