@@ -371,12 +371,13 @@ impl Embedded {
 
     /// Whether peers have said what they know of this region.
     fn is_known(&self) -> bool {
-        self.excluded.is_some() || self.replica.all_answered() && !self.replica.awaits_verdict()
+        self.replica.all_answered() && !self.replica.awaits_verdict()
     }
 
     /// Waits for peers to say whether they hold more of this writer than it remembers.
     fn hold_first_write(&mut self) {
-        while let Some(until) = self.first_write {
+        // Whoever is excluded writes nothing, and if it is taken in again has this still to do.
+        while let Some(until) = self.first_write.filter(|_| self.excluded.is_none()) {
             self.turn();
             if self.is_known() || Instant::now() >= until {
                 self.first_write = None;

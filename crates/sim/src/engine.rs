@@ -81,7 +81,7 @@ pub(crate) struct SimEngine {
 impl SimEngine {
     /// Whether peers have said what they know of this region.
     pub(crate) fn is_known(&self) -> bool {
-        self.replica.exclusion().is_some() || self.replica.all_answered() && !self.replica.awaits_verdict()
+        self.replica.all_answered() && !self.replica.awaits_verdict()
     }
 
     pub(crate) fn own(&self) -> &ActorId {
