@@ -96,9 +96,9 @@ fn planet_toml(region: usize, fsync: &str, all: &[Addresses], disk: &Disk) -> St
         text += &format!("[regions.{name}]\npublic = [\"127.0.0.1\"]\nlink = \"{link}\"\n");
     }
     let (data, door, redis, admin) = (disk.data.display(), own.at(7480), own.redis(), own.admin());
-    // Nobody asks for the service; nothing listens there.
+    // There is no service, so that a geode is ready as soon as its store is.
     text + &format!(
-        "[service]\nupstream = \"http://127.0.0.1:9\"\n[store]\ndata = \"{data}\"\nfsync = \"{fsync}\"\n\
+        "[store]\ndata = \"{data}\"\nfsync = \"{fsync}\"\n\
          [door]\nlisten = [\"{door}\"]\n[redis]\nlisten = \"{redis}\"\n[admin]\nlisten = \"{admin}\"\n"
     )
 }

@@ -21,6 +21,8 @@ pub(crate) struct Evidence {
     pub(crate) asked: Vec<Asked>,
     /// By region.
     pub(crate) logs: Vec<Log>,
+    /// What the logs of machines that crashed held before; some of it may be nowhere any more.
+    pub(crate) before: Log,
     /// The marks of acknowledged writes that a crash may have taken within the stated durability.
     pub(crate) excused: BTreeSet<String>,
     /// What each region read in the end.
@@ -84,13 +86,15 @@ pub(crate) fn judge(evidence: &Evidence) -> Result<Counts, Objection> {
         lost,
         checked_reads: 0,
     };
-    let mut in_order: Vec<(&Name, &Entry)> = entries.iter().map(|(name, entry)| (*name, *entry)).collect();
+    let told = with_what_was_lost(&entries, &evidence.before)?;
+    once_each(&told, &asked)?;
+    let mut in_order: Vec<(&Name, &Entry)> = told.into_iter().collect();
     in_order.sort_by_key(|(name, entry)| (entry.time, *name));
     for (name, entry) in in_order {
         let asked = entry.mark.as_deref().and_then(|mark| asked.get(mark)).copied();
         counts.checked_reads += usize::from(retold.tell(name, entry, asked)?);
     }
-    retold.finally(&evidence.finally)?;
+    retold.finally(&evidence.finally, &entries)?;
     Ok(counts)
 }
 
@@ -114,6 +118,22 @@ fn same_everywhere(logs: &[Log], settled_us: u64) -> Result<BTreeMap<&Name, &Ent
         let missing = settled.map(|(name, _)| *name).find(|name| !log.contains_key(*name));
         if let Some((actor, sequence)) = missing {
             return Err(("convergence", format!("{} lacks entry {sequence} of {actor}", NAMES[region])));
+        }
+    }
+    Ok(all)
+}
+
+/// The entries that there are, and those that crashes took: others may have been written by who had seen them. A name
+/// stands for one entry for ever, also when that is lost.
+fn with_what_was_lost<'e>(
+    entries: &BTreeMap<&'e Name, &'e Entry>,
+    before: &'e Log,
+) -> Result<BTreeMap<&'e Name, &'e Entry>, Objection> {
+    let mut all = entries.clone();
+    for (name, entry) in before {
+        if all.insert(name, entry).is_some_and(|held| held != entry) {
+            let (actor, sequence) = name;
+            return Err(("names", format!("entry {sequence} of {actor} was another one before a crash")));
         }
     }
     Ok(all)
@@ -243,10 +263,16 @@ impl Retold {
         Ok(seen.clone())
     }
 
-    /// What every region reads in the end.
-    fn finally(&mut self, read: &[Final]) -> Result<(), Objection> {
-        let all: Vec<(usize, u64)> =
-            self.upto.iter().filter_map(|(actor, upto)| Some((*self.numbers.get(actor)?, *upto))).collect();
+    /// What every region reads in the end, of the entries that there are.
+    fn finally(&mut self, read: &[Final], entries: &BTreeMap<&Name, &Entry>) -> Result<(), Objection> {
+        let mut ends: BTreeMap<usize, u64> = BTreeMap::new();
+        for (actor, sequence) in entries.keys() {
+            if let Some(number) = self.numbers.get(actor) {
+                let end = ends.entry(*number).or_default();
+                *end = (*sequence).max(*end);
+            }
+        }
+        let all: Vec<(usize, u64)> = ends.into_iter().collect();
         for Final { region, key, answers, now_us } in read {
             self.history.restart(*region, all.iter().copied());
             let objection = rules::key(&self.history, *region, key, *now_us, |line| answer(answers, line));

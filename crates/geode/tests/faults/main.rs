@@ -83,6 +83,20 @@ fn a_crash_takes_what_was_not_synced_and_nothing_else() {
 }
 
 #[test]
+fn two_machines_that_crash_together_lose_what_only_they_had_and_the_third_waits_for_nothing() {
+    let crash = |region| Fault { at_ms: 2_500, kind: Kind::Crash { region, tail: Tail::Lost, down_ms: 100 } };
+    let faults = vec![
+        Fault { at_ms: 300, kind: Kind::Partition { region: 2, silent: true, for_ms: 2_600 } },
+        crash(0),
+        crash(1),
+    ];
+    let plan = |mode| Plan { fsync: vec![mode; 3], faults: faults.clone(), length_ms: 3_600, ..Plan::of(1) };
+    let lost = holds(&plan("never")).lost;
+    assert!(lost > 10, "all that two wrote for two seconds is lost, not {lost} writes");
+    assert_eq!(holds(&plan("always")).lost, 0);
+}
+
+#[test]
 fn a_region_survives_fsyncs_and_writes_that_fail_and_loses_nothing() {
     let at = |at_ms, kind| Fault { at_ms, kind };
     let syncs = |region, at_ms, for_ms| at(at_ms, Kind::Syncs { region, for_ms });

@@ -21,7 +21,7 @@ use crate::control::{Reads, Syncs, Writes};
 use crate::geode::{Geode, NAMES, geodes};
 use crate::judge::{Counts, Evidence, Final, judge};
 use crate::plan::{Fault, Kind, Plan};
-use crate::record::read_log;
+use crate::record::{Log, read_log};
 use crate::relay::Relay;
 
 /// Beyond this what must settle has not; nothing that works comes near it, however busy the machine.
@@ -70,6 +70,8 @@ struct Run<'p> {
     /// When a region's disk was last bad.
     bad: Vec<Option<Instant>>,
     excused: BTreeSet<String>,
+    /// What the logs of machines that crashed held before.
+    before: Log,
     trouble: Option<Violation>,
 }
 
@@ -97,6 +99,7 @@ pub(crate) fn evidence(plan: &Plan, directory: &Path) -> Result<Evidence, Violat
         random: Random::new(plan.seed, 2),
         bad: vec![None; NAMES.len()],
         excused: BTreeSet::new(),
+        before: Log::new(),
         trouble: None,
     };
     let (asked, settled_us) = run.go()?;
@@ -117,7 +120,7 @@ pub(crate) fn evidence(plan: &Plan, directory: &Path) -> Result<Evidence, Violat
         outcome.map_err(|error| violation("logs", format!("that of {}: {error}", NAMES[region])))?;
         logs.push(log);
     }
-    Ok(Evidence { asked, logs, excused: run.excused, finally, settled_us })
+    Ok(Evidence { asked, logs, before: run.before, excused: run.excused, finally, settled_us })
 }
 
 fn violation(rule: &'static str, message: String) -> Violation {
@@ -358,18 +361,21 @@ impl Run<'_> {
     /// The machine below a process that has just ended crashes.
     fn crash(&mut self, region: usize, tail: Tail) {
         let data = self.geodes[region].disk.data_from_outside();
-        let own = |data: &Path| -> BTreeSet<String> {
-            let (log, _) = read_log(data, region);
-            let own = log.into_iter().filter(|((actor, _), _)| actor.region.as_ref() == NAMES[region]);
-            own.filter_map(|(_, entry)| entry.mark).collect()
+        let own = |log: &Log| -> BTreeSet<String> {
+            let own = log.iter().filter(|((actor, _), _)| actor.region.as_ref() == NAMES[region]);
+            own.filter_map(|(_, entry)| entry.mark.clone()).collect()
         };
-        let held = own(&data);
-        let mut certain = BTreeSet::new();
+        let (mut held, _) = read_log(&data, region);
+        let mut certain = Log::new();
         let disk = &mut self.geodes[region].disk;
-        disk.crash(tail, &mut self.random, |copy| certain = own(copy)).unwrap();
-        if self.plan.fsync[region] != "always" {
-            self.excused.extend(held.difference(&certain).cloned());
+        disk.crash(tail, &mut self.random, |copy| certain = read_log(copy, region).0).unwrap();
+        if self.plan.fsync[region] == "always" {
+            // What is not on disk was neither answered nor sent: nobody knows its names, and they are used again.
+            held.retain(|name, _| name.0.region.as_ref() != NAMES[region] || certain.contains_key(name));
+        } else {
+            self.excused.extend(own(&held).difference(&own(&certain)).cloned());
         }
+        self.before.extend(held);
     }
 
     /// Starts again what could not start because of its disk, and said so; anything else must not end.
