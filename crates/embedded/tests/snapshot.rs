@@ -74,6 +74,17 @@ async fn write_much(node: &Node, round: usize) {
     eventually("the log is cut", async || node.stats().await.log_bytes <= RETENTION + SEGMENT).await;
 }
 
+/// The same, with values that hardly compress.
+async fn write_incompressible(node: &Node, keys: u64) {
+    for key in 0..keys {
+        let value: String = (0u64..16)
+            .map(|word| format!("{:016x}", (key * 16 + word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+            .collect();
+        node.run(&format!("SET key:{key} {value}"));
+    }
+    eventually("the log is cut", async || node.stats().await.log_bytes <= RETENTION + SEGMENT).await;
+}
+
 fn shown(node: &Node) -> Vec<String> {
     ["DBSIZE", "GET count", "LRANGE list 0 -1", "HLEN hash", "GET key:7"]
         .map(|command| node.run(command))
@@ -122,6 +133,21 @@ async fn a_region_that_was_away_past_retention_gets_all_rows_and_keeps_its_own()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_regions_past_each_others_retention_join_what_the_other_has() {
+    let planet = Planet::new();
+    let (ap, eu) = planet.pair().await;
+    planet.network.cut(AP, EU);
+    // What eu sends takes so long that it has joined what ap sends before that is over.
+    write_incompressible(&eu, 12_000).await;
+    write_much(&ap, 1).await;
+    planet.network.heal(AP, EU);
+    assert_equal(&[&ap, &eu]).await;
+    assert_eq!(shown(&ap), shown(&eu));
+    ap.stop();
+    eu.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_region_joins_when_no_log_reaches_back() {
     let planet = Planet::new();
     let (ap, us) = (planet.start(AP, &[EU, US]), planet.start(US, &[AP, EU]));
@@ -149,14 +175,7 @@ async fn a_new_region_joins_when_no_log_reaches_back() {
 async fn a_transfer_that_breaks_again_and_again_goes_on_where_it_was() {
     let planet = Planet::new();
     let ap = planet.start(AP, &[EU]);
-    for key in 0..6_000 {
-        // Nothing that compresses well.
-        let value: String = (0u64..16)
-            .map(|word| format!("{:016x}", (key * 16 + word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-            .collect();
-        ap.run(&format!("SET key:{key} {value}"));
-    }
-    eventually("the log is cut", async || ap.stats().await.log_bytes <= RETENTION + SEGMENT).await;
+    write_incompressible(&ap, 6_000).await;
     planet.network.set_bulk(Bulk::BreaksAfter(300 << 10));
     let (_, before) = planet.network.carried();
     let eu = planet.start(EU, &[AP]);

@@ -1,6 +1,6 @@
 //! The rules that must hold, looked at while a run goes on and when everything has settled.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use geode_crdt::{ActorId, Actors, Digest, Frame, HybridTime};
@@ -24,7 +24,7 @@ impl World<'_> {
     /// After every event in a region.
     pub(crate) fn check_turn(&mut self, region: usize) {
         self.check_memory(region);
-        if std::mem::take(&mut self.regions[region].has_news) {
+        if self.is_whole(region) && std::mem::take(&mut self.regions[region].has_news) {
             self.check_digest(region);
             self.check_transactions(region);
             self.check_lifetimes(region);
@@ -32,6 +32,11 @@ impl World<'_> {
                 self.check_keys(region);
             }
         }
+    }
+
+    /// Whether what a region holds is a state that there was: not while a snapshot is joined.
+    fn is_whole(&self, region: usize) -> bool {
+        self.regions[region].process.as_ref().is_some_and(|process| process.store.engine.is_whole())
     }
 
     /// Memory: what cannot be delivered yet is bounded for each peer.
@@ -92,6 +97,9 @@ impl World<'_> {
 
     /// Every key reads as history says.
     pub(crate) fn check_keys(&mut self, region: usize) {
+        if !self.is_whole(region) {
+            return;
+        }
         let wall = self.wall(region);
         for key in KEYS.into_iter().chain(RATES) {
             let Some(process) = &mut self.regions[region].process else { return };
@@ -120,6 +128,9 @@ impl World<'_> {
                 return Some(format!("{name} is not linked to everybody"));
             }
             let vector = self.vector(region);
+            if !engine.is_whole() {
+                return Some(format!("{name} has not joined all of a snapshot"));
+            }
             if engine.replica.has_open_ends() {
                 return Some(format!("{name} does not know where an actor ended"));
             }
@@ -150,15 +161,18 @@ impl World<'_> {
 
     /// Nothing that was acknowledged is lost but what a crash may take.
     fn check_acknowledged(&mut self) {
-        let mut times = BTreeSet::new();
-        let Some(process) = &self.regions[0].process else { return };
-        for record in &process.store.engine.core.disk.records {
-            let mut actors = Actors::default();
-            let Ok(frame) = Frame::parse(&record.frame, &mut actors) else { continue };
-            for entry in frame.entries() {
-                times.insert((record.actor.clone(), entry.sequence, entry.time));
+        // By entry, its time in whatever log has it. What came with a snapshot may stand in another region's log alone.
+        let mut times = BTreeMap::new();
+        for process in self.regions.iter().filter_map(|region| region.process.as_ref()) {
+            for record in &process.store.engine.core.disk.records {
+                let mut actors = Actors::default();
+                let Ok(frame) = Frame::parse(&record.frame, &mut actors) else { continue };
+                for entry in frame.entries() {
+                    times.insert((record.actor.clone(), entry.sequence), entry.time);
+                }
             }
         }
+        let held = self.vector(0);
         let name = |write: &Acknowledged| (write.actor.clone(), write.sequence);
         let acknowledged = self.acknowledged.iter().map(|((actor, sequence), time)| Acknowledged {
             actor: actor.clone(),
@@ -167,7 +181,10 @@ impl World<'_> {
         });
         let judged = rules::durability(
             acknowledged,
-            |write| times.contains(&(write.actor.clone(), write.sequence, write.time)),
+            |write| {
+                let time = times.get(&name(write)).copied();
+                write.sequence <= held.get(&write.actor) && time.is_none_or(|time| time == write.time)
+            },
             |write| self.confirmed.contains(&name(write)),
             |write| self.excused.contains(&name(write)),
         );

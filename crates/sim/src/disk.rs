@@ -5,8 +5,11 @@
 //! killed process loses what was not handed to the kernel; a machine that crashes loses what was not synced, wholly or
 //! in part, and the part may be torn or full of other bytes.
 
+use std::sync::Arc;
+
 use geode_crdt::{ActorId, HybridTime};
 
+use crate::engine::{Block, Joined};
 use crate::plan::Tail;
 use crate::plant::Plant;
 use crate::random::Random;
@@ -22,6 +25,8 @@ pub(crate) enum Kind {
     Foreign,
     /// From here on the region writes as this incarnation.
     Incarnation(u64),
+    /// Here a snapshot is joined into what is held.
+    Joined,
 }
 
 /// One record of the log.
@@ -36,6 +41,8 @@ pub(crate) struct Record {
     /// Up to where the writer knew the log to be on disk.
     pub(crate) synced: u64,
     pub(crate) end: u64,
+    /// The snapshot, if one is joined here.
+    pub(crate) joined: Option<Arc<Joined>>,
 }
 
 impl Record {
@@ -83,7 +90,11 @@ pub(crate) struct Opened {
 
 #[derive(Debug)]
 pub(crate) struct Disk {
+    /// All that was ever written: what lies before `trimmed` is in no file any more, but a checkpoint holds what it said.
     pub(crate) records: Vec<Record>,
+    trimmed: usize,
+    /// What came of a snapshot.
+    pub(crate) staging: Vec<Arc<Block>>,
     ending: Ending,
     /// Up to where the log is on disk.
     pub(crate) synced: u64,
@@ -103,6 +114,8 @@ impl Disk {
         let nothing = Slot { time: HybridTime(0), synced: 0 };
         Self {
             records: Vec::new(),
+            trimmed: 0,
+            staging: Vec::new(),
             ending: Ending::Whole,
             synced: 0,
             said: nothing,
@@ -118,6 +131,35 @@ impl Disk {
     /// Up to where the log is in the kernel.
     pub(crate) fn written(&self) -> u64 {
         self.records.last().map_or(0, |record| record.end)
+    }
+
+    /// The records that the log still holds, and the number of the first.
+    pub(crate) fn visible(&self) -> (usize, &[Record]) {
+        (self.trimmed, &self.records[self.trimmed..])
+    }
+
+    /// Removes what is older than the last `retention` bytes, as far as it is on disk.
+    pub(crate) fn trim(&mut self, retention: u64) {
+        let oldest = self.synced.min(self.written().saturating_sub(retention));
+        let trimmed = self.records.partition_point(|record| record.end <= oldest);
+        self.trimmed = self.trimmed.max(trimmed);
+    }
+
+    /// The end of a snapshot that is here, but not known to be.
+    pub(crate) fn forget_staged_end(&mut self) {
+        if self.staging.last().is_some_and(|block| block.is_end()) {
+            self.staging.clear();
+        }
+    }
+
+    /// Whether the log no longer holds an entry that it may have held, or that came with a snapshot.
+    pub(crate) fn is_trimmed(&self, actor: &ActorId, sequence: u64) -> bool {
+        let joined = self.records.iter().filter_map(|record| record.joined.as_ref());
+        let passed_over =
+            |joined: &Arc<Joined>| joined.gaps.iter().any(|(of, upto)| of == actor && sequence <= *upto);
+        let first = self.visible().1.iter().find(|record| record.actor == *actor && record.last > 0);
+        joined.into_iter().any(passed_over)
+            || self.trimmed > 0 && first.is_none_or(|record| sequence < record.first)
     }
 
     /// Hands records to the kernel, all or (the write was short, and taken back) none.
@@ -192,6 +234,10 @@ impl Disk {
     /// The machine crashes. Returns what is lost.
     pub(crate) fn crash(&mut self, tail: Tail, random: &mut Random) -> Vec<Record> {
         self.reboot();
+        if !self.staging.is_empty() {
+            // Nothing of it was synced.
+            self.staging.truncate(random.index(self.staging.len() + 1));
+        }
         if random.one_in(2) {
             self.said = self.said_on_disk;
         }
@@ -230,6 +276,7 @@ impl Disk {
         // The region itself was there already.
         let first = self.records.iter().rposition(|record| matches!(record.kind, Kind::Incarnation(_)));
         let lost = self.records.split_off(length.saturating_sub(records).max(first.map_or(0, |at| at + 1)));
+        self.trimmed = self.trimmed.min(self.records.len());
         self.synced = self.written();
         for slot in [&mut self.said, &mut self.said_on_disk, &mut self.reserved] {
             *slot = Slot::default();

@@ -8,6 +8,7 @@
 mod core;
 mod links;
 mod planted;
+mod snapshot;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use geode_crdt::frame::Checkpoint;
 use geode_crdt::{ActorId, ActorIndex, FrameBuilder, HybridTime, Op, VersionVector};
-use geode_replica::{Action, Message, Now, Replica, Report};
+use geode_replica::{Action, Message, Now, Replica, Report, Vector};
 use geode_store::reference::Rows;
 use geode_store::{Engine, Extent, FlushError, Need, Position, Ticket, View};
 
@@ -23,6 +24,8 @@ pub(crate) use self::core::Core;
 use self::core::note_logged;
 use self::links::Link;
 pub(crate) use self::links::Out;
+use self::snapshot::Incoming;
+pub(crate) use self::snapshot::{Block, Joined};
 pub(crate) use self::start::Settings;
 use crate::plan::Fsync;
 use crate::plant::Plant;
@@ -39,6 +42,8 @@ pub(crate) enum Note {
     Delivered { actor: ActorId, sequence: u64, time: HybridTime, passed: HybridTime },
     /// An entry is in the log.
     Logged { actor: ActorId, sequence: u64, fingerprint: u32 },
+    /// A snapshot was joined, and so these entries are held that were not.
+    Joined(Vector),
     /// The region goes on as another actor.
     Incarnation { actor: ActorId, reason: String },
     /// Something for the operator.
@@ -76,6 +81,10 @@ pub(crate) struct SimEngine {
     pub(crate) failed: bool,
     /// Incarnations come from the seed.
     incarnations: u64,
+    /// Tells this process from others.
+    process: u64,
+    /// The snapshot that comes in.
+    incoming: Incoming,
 }
 
 impl SimEngine {
@@ -102,6 +111,7 @@ impl SimEngine {
             now.wall = HybridTime(now.wall.0 + 1_000_000_000_000);
         }
         self.passing(|engine| engine.replica.timer(now, &mut engine.core));
+        self.keep_snapshots();
     }
 
     /// Says to peers where this region stands, if it is time.
@@ -171,13 +181,10 @@ impl SimEngine {
                     if request && self.core.is(Plant::LostTailStaysLost) {
                         continue;
                     }
-                    if let Some(link) = self.links.get_mut(&peer) {
-                        let mut bytes = Vec::new();
-                        link.encoder.encode(&message, &mut bytes);
-                        self.out.push(Out::Bytes { link: link.id, bytes });
-                    }
+                    self.tell_peer(&peer, &message);
                 }
                 Action::Stream { peer, held } => {
+                    self.tell_trimmed_own(&peer, &held);
                     let actors = self.core.rows.actors();
                     let held =
                         held.into_iter().map(|(actor, held)| (actors.id(actor).incarnation, held)).collect();
@@ -187,6 +194,7 @@ impl SimEngine {
                 }
                 Action::Serve { peer, actor, from, to } => {
                     let actor = self.core.rows.actors().id(actor).clone();
+                    self.tell_trimmed(&peer, &actor, from);
                     if let Some(link) = self.links.get_mut(&peer) {
                         link.ranges.push_back((actor, from, to));
                     }
@@ -197,11 +205,21 @@ impl SimEngine {
                         self.replica.lost(&peer);
                     }
                 }
-                Action::Fetch { .. }
-                | Action::SendSnapshot { .. }
-                | Action::Join
-                | Action::DiscardSnapshot { .. }
-                | Action::Report(Report::OutOfReach { .. } | Report::NoSnapshot { .. }) => {}
+                Action::Fetch { peer } => self.fetch_snapshot(&peer),
+                Action::SendSnapshot { peer, attempt, resume } => self.send_snapshot(&peer, attempt, &resume),
+                Action::Join => self.join_snapshot(),
+                Action::DiscardSnapshot { reason } => {
+                    self.incoming.staged = None;
+                    self.core.notes.push(Note::Report(format!("the snapshot is not joined: {reason}")));
+                }
+                Action::Report(Report::OutOfReach { source, actor, from }) => {
+                    let line =
+                        format!("entry {from} of {actor} is in no log; {source} is asked for all rows");
+                    self.core.notes.push(Note::Report(line));
+                }
+                Action::Report(Report::NoSnapshot { peer, reason }) => {
+                    self.core.notes.push(Note::Report(format!("{peer} sends no snapshot: {reason}")));
+                }
                 Action::NewIncarnation { reason } => self.begin_incarnation(&reason),
                 Action::Report(Report::Refused { peer, reason }) => {
                     self.core.notes.push(Note::Report(format!("{peer} refused: {reason}")));
@@ -219,6 +237,32 @@ impl SimEngine {
                 }
             }
         }
+    }
+
+    fn tell_peer(&mut self, peer: &str, message: &Message) {
+        if let Some(link) = self.links.get_mut(peer) {
+            let mut bytes = Vec::new();
+            link.encoder.encode(message, &mut bytes);
+            self.out.push(Out::Bytes { link: link.id, bytes });
+        }
+    }
+
+    /// Tells a peer if it needs an entry that this log no longer holds.
+    fn tell_trimmed(&mut self, peer: &str, actor: &ActorId, from: u64) {
+        if self.core.disk.is_trimmed(actor, from) {
+            self.tell_peer(peer, &Message::Trimmed { actor: actor.clone(), from });
+        }
+    }
+
+    /// The same for what would be streamed to a peer that holds `held` of this region's actors.
+    fn tell_trimmed_own(&mut self, peer: &str, held: &[(ActorIndex, u64)]) {
+        let of_peer = |actor| held.iter().find(|(held, _)| *held == actor).map_or(0, |(_, held)| *held);
+        let actors = self.core.rows.actors();
+        let own = self.replica.held().iter().filter(|(actor, _)| actors.id(*actor).region == self.region);
+        let missing = own.filter(|(actor, held)| of_peer(*actor) < *held);
+        let missing: Vec<_> =
+            missing.map(|(actor, _)| (actors.id(actor).clone(), of_peer(actor) + 1)).collect();
+        missing.iter().for_each(|(actor, from)| self.tell_trimmed(peer, actor, *from));
     }
 
     /// Completes fetches; whether there were any.

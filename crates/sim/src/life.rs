@@ -114,7 +114,13 @@ impl World<'_> {
         let disk = process.as_ref().map(|process| &process.store.engine.core.disk).or(disk.as_ref());
         let records = disk.into_iter().flat_map(|disk| &disk.records);
         records
-            .flat_map(|record| (record.first..=record.last).map(|sequence| (record.actor.clone(), sequence)))
+            .flat_map(|record| {
+                let came = record.joined.iter().flat_map(|joined| joined.gaps.iter().cloned());
+                let came =
+                    came.flat_map(|(actor, upto)| (1..=upto).map(move |sequence| (actor.clone(), sequence)));
+                let logged = (record.first..=record.last).map(|sequence| (record.actor.clone(), sequence));
+                logged.chain(came)
+            })
             .collect()
     }
 
@@ -126,6 +132,7 @@ impl World<'_> {
                 && process.is_some_and(|process| {
                     let engine = &process.store.engine;
                     process.first_write_us.is_none()
+                        && engine.is_whole()
                         && engine.clock_ahead_ms().is_none()
                         && engine.replica.is_member()
                 })
@@ -194,7 +201,7 @@ impl World<'_> {
     pub(crate) fn tell(&mut self, region: usize) {
         let Some(process) = &mut self.regions[region].process else { return };
         let engine = &mut process.store.engine;
-        if process.first_write_us.is_some() || engine.clock_ahead_ms().is_some() {
+        if process.first_write_us.is_some() || engine.clock_ahead_ms().is_some() || !engine.is_whole() {
             return;
         }
         engine.tell();

@@ -106,10 +106,10 @@ fn report(plan: &Plan, plant: Option<Plant>, violation: Violation) -> String {
 }
 
 fn summary(counts: &Counts) -> String {
-    let Counts { events, writes, answers, unknown, stale, lost, .. } = counts;
+    let Counts { events, writes, answers, unknown, stale, lost, joined, .. } = counts;
     format!(
         "{events} events, {writes} writes, {answers} answers, {unknown} requests without one, {stale} tokens given up, \
-         {lost} unsynced writes lost"
+         {lost} unsynced writes lost, {joined} snapshots joined"
     )
 }
 

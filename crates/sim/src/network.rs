@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use std::sync::Arc;
+
+use crate::engine::Block;
 use crate::random::Random;
 
 /// What arrives at an end.
@@ -10,6 +13,8 @@ pub(crate) enum Item {
     /// The connection is there.
     Connected,
     Bytes(Vec<u8>),
+    /// A block of a snapshot, for an attempt.
+    Block(u64, Arc<Block>),
     /// The other end closed it, or knows nothing of it.
     Closed,
 }

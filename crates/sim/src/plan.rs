@@ -107,6 +107,8 @@ pub struct Plan {
     pub length_ms: u64,
     /// How long before that clients stop.
     pub rest_ms: u64,
+    /// How many bytes of log are kept, `None` if all are.
+    pub retention: Option<u64>,
     /// What goes wrong, by time.
     pub faults: Vec<Fault>,
 }
@@ -130,6 +132,11 @@ impl Plan {
             2 => plan.faults = away(&mut plan, &mut random),
             3 | 4 => plan.faults = evicted(&mut plan, &mut random),
             _ => plan.faults = faults(&plan, &mut random),
+        }
+        let is_set_back = plan.faults.iter().any(|fault| matches!(fault.kind, FaultKind::RollBack { .. }));
+        let mut random = Random::new(seed, 5);
+        if random.one_in(4) && !is_set_back {
+            plan.retention = Some(*random.pick(&[500, 2_000, 8_000]));
         }
         plan
     }
@@ -158,6 +165,7 @@ impl Plan {
             keys: 6,
             length_ms: 5_000,
             rest_ms: 0,
+            retention: None,
             faults: Vec::new(),
         }
     }

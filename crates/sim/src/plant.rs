@@ -58,6 +58,9 @@ plants! {
     SilentCut, "silent-cut", "a log damaged in its unsynced tail is cut and the incarnation goes on";
     EndWithoutMember, "end-without-member", "where an actor ends is agreed without a member that was not heard";
     WritesWhileJoining, "writes-while-joining", "a region that comes back as new writes before it knows what happened without it";
+    SnapshotReplaces, "snapshot-replaces", "a snapshot takes the place of what is held";
+    JoinedThoughCut, "joined-though-cut", "a snapshot that broke off is joined as if it were whole";
+    ServedBeforeTail, "served-before-tail", "a region serves between the rows of a snapshot and the entries that came with it";
     IgnoredToken, "ignored-token", "a region serves a session without having what the session saw";
 }
 

@@ -236,7 +236,7 @@ impl World<'_> {
     pub(crate) fn sweep(&mut self, region: usize) {
         let Some(process) = &mut self.regions[region].process else { return };
         // Everybody is asked first what he holds of this writer.
-        if process.first_write_us.is_some() {
+        if process.first_write_us.is_some() || !process.store.engine.is_whole() {
             return;
         }
         let store = &mut process.store;
@@ -292,6 +292,12 @@ impl World<'_> {
                         self.arrival(link, pipe, at_us);
                     }
                 }
+                Out::Block { link, attempt, block } => {
+                    if let Some(pipe) = self.network.pipe_from(link, region) {
+                        let at_us = self.network.put(link, pipe, Item::Block(attempt, block), self.now_us);
+                        self.arrival(link, pipe, at_us);
+                    }
+                }
                 Out::Close { link, reason } => {
                     self.say(|world| format!("{} closes a link: {reason}", world.names[region]));
                     self.close(region, link);
@@ -335,6 +341,17 @@ impl World<'_> {
                     if *known != fingerprint {
                         let name = &self.names[region];
                         self.violate("names", format!("{name} has another entry {sequence} of {actor}"));
+                    }
+                }
+                Note::Joined(start) => {
+                    self.say(|world| {
+                        format!("{} has joined a snapshot at {:?}", world.names[region], start.0)
+                    });
+                    self.regions[region].has_news = true;
+                    self.counts.joined += 1;
+                    for (actor, upto) in start.0 {
+                        let number = self.number(&actor);
+                        self.history.deliver(number, region, upto);
                     }
                 }
                 Note::Incarnation { actor, reason } => {

@@ -34,6 +34,8 @@ pub struct Counts {
     pub stale: u64,
     /// Acknowledged writes that a crash took within the stated durability.
     pub lost: u64,
+    /// Snapshots that were joined.
+    pub joined: u64,
     /// Messages between regions.
     pub messages: u64,
     /// Their bytes.
@@ -54,6 +56,7 @@ impl Counts {
             unknown: self.unknown + other.unknown,
             stale: self.stale + other.stale,
             lost: self.lost + other.lost,
+            joined: self.joined + other.joined,
             messages: self.messages + other.messages,
             bytes: self.bytes + other.bytes,
             load_messages: self.load_messages + other.load_messages,

@@ -75,8 +75,8 @@ impl World<'_> {
         let from = client.at;
         let at = (0..regions).map(|step| (from + step) % regions).find(|at| {
             let process = self.regions[*at].process.as_ref();
-            // A region that has not heard of its peers yet serves nobody.
-            process.is_some_and(|process| process.first_write_us.is_none())
+            // A region that has not heard of its peers yet, or is joining a snapshot, serves nobody.
+            process.is_some_and(|process| process.first_write_us.is_none() && process.store.engine.is_whole())
         });
         self.clients[number].at = at.unwrap_or(from);
         at

@@ -309,6 +309,9 @@ impl<'t> World<'t> {
         if let Some(process) = &mut self.regions[region].process {
             process.store.engine.set_wall(now.wall);
             process.store.engine.timer(now);
+            if let Some(retention) = self.plan.retention {
+                process.store.engine.core.disk.trim(retention);
+            }
         }
         self.close_silent_links(region);
         self.tell(region);
@@ -410,7 +413,7 @@ impl<'t> World<'t> {
                 engine.lost(&peer, connection);
                 "the end of a connection".to_owned()
             }
-            Item::Bytes(_) if engine.link(&peer) != Some(connection) => {
+            Item::Bytes(_) | Item::Block(..) if engine.link(&peer) != Some(connection) => {
                 self.close(to, connection);
                 return;
             }
@@ -420,6 +423,10 @@ impl<'t> World<'t> {
                     Ok(line) => line,
                     Err(error) => return self.violate("messages", format!("from {peer}: {error}")),
                 }
+            }
+            Item::Block(attempt, block) => {
+                process.heard_us.insert(from, self.now_us);
+                engine.receive_block(&peer, attempt, block)
             }
         };
         self.say(|world| format!("{} gets {line} from {peer}", world.names[to]));

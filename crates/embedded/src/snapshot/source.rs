@@ -171,8 +171,11 @@ impl Source {
         for record in reader.read(limit).map_err(gone)? {
             match record.kind {
                 log::Kind::Own | log::Kind::Foreign => codec::put_bytes(&mut content, record.body),
-                log::Kind::Incarnation => return Err(invalid("it goes on as another writer")),
-                log::Kind::Joined => return Err(invalid("it has joined a snapshot itself")),
+                // What was read before is no part of what is held now. Whoever asked would go on from there for ever.
+                log::Kind::Incarnation | log::Kind::Joined => {
+                    (self.tail, self.end) = (None, None);
+                    return Ok(false);
+                }
             }
         }
         // At the end of a segment the next one begins with a header.

@@ -1,6 +1,7 @@
 //! What an entry passes through: rows, clock, dependencies, the log.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use geode_crdt::frame;
 use geode_crdt::{
@@ -10,7 +11,7 @@ use geode_replica::{Fact, Host, Unreadable};
 use geode_store::View;
 use geode_store::reference::Rows;
 
-use super::Note;
+use super::{Joined, Note};
 use crate::disk::{Disk, Kind, Record};
 use crate::life::fact_of;
 use crate::plant::Plant;
@@ -19,6 +20,8 @@ use crate::plant::Plant;
 pub(crate) struct Core {
     pub(crate) rows: Rows,
     pub(super) depends: BTreeMap<ActorIndex, VersionVector>,
+    /// By region, the time of its last entry that is held.
+    pub(super) times: BTreeMap<Arc<str>, HybridTime>,
     pub(crate) clock: HybridClock,
     pub(super) own: ActorIndex,
     /// Actors of which entries were delivered since the last own entry.
@@ -44,6 +47,7 @@ impl Core {
         Self {
             rows,
             depends: BTreeMap::new(),
+            times: BTreeMap::new(),
             clock: HybridClock::default(),
             own,
             changed: BTreeSet::new(),
@@ -77,7 +81,16 @@ impl Core {
 
     pub(super) fn push(&mut self, kind: Kind, actor: ActorId, first: u64, last: u64, frame: Vec<u8>) {
         let synced = self.disk.synced;
-        self.batch.push(Record { kind, frame, actor, first, last, synced, end: 0 });
+        self.batch.push(Record { kind, frame, actor, first, last, synced, end: 0, joined: None });
+    }
+
+    /// Says in the log that a snapshot is joined here.
+    pub(super) fn push_joined(&mut self, joined: Arc<Joined>) {
+        self.close_batch();
+        let actor = self.rows.actors().id(self.own).clone();
+        let (kind, synced) = (Kind::Joined, self.disk.synced);
+        let joined = Some(joined);
+        self.batch.push(Record { kind, frame: Vec::new(), actor, first: 1, last: 0, synced, end: 0, joined });
     }
 
     pub(super) fn flush(&mut self) -> Result<u64, &'static str> {
@@ -86,6 +99,9 @@ impl Core {
         self.disk.append(&mut self.batch)?;
         for record in &self.disk.records[from..] {
             note_logged(record, &mut self.notes);
+            for (actor, upto) in record.joined.iter().flat_map(|joined| &joined.gaps) {
+                self.unsynced.extend(self.rows.actors().find(actor).map(|actor| (record.end, actor, *upto)));
+            }
             if let Some(actor) = self.rows.actors().find(&record.actor)
                 && record.last > 0
             {
@@ -121,6 +137,10 @@ impl Core {
                 self.clock.observe(entry.time);
             }
             let actor = self.rows.actors().id(writer).clone();
+            if actor.region != self.rows.actors().id(self.own).region {
+                let last = self.times.entry(Arc::clone(&actor.region)).or_default();
+                *last = entry.time.max(*last);
+            }
             let (sequence, time, passed) = (entry.sequence, entry.time, self.passed);
             self.notes.push(Note::Delivered { actor, sequence, time, passed });
         }
@@ -182,11 +202,15 @@ impl Host for Core {
                 && (record.first..=record.last).contains(&sequence)
                 && !record.frame.is_empty()
         };
-        let found = self.disk.records.iter().rev().find(holds).and_then(|record| {
+        let found = self.disk.visible().1.iter().rev().find(holds).and_then(|record| {
             let mut actors = Actors::default();
             let frame = Frame::parse(&record.frame, &mut actors).ok()?;
             fingerprint(&frame, sequence, &actors)
         });
         Ok(found)
+    }
+
+    fn is_trimmed(&mut self, actor: ActorIndex, sequence: u64) -> bool {
+        self.disk.is_trimmed(self.rows.actors().id(actor), sequence)
     }
 }

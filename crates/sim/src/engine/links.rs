@@ -1,19 +1,33 @@
 //! Links: what comes in, and what is sent from the log.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use geode_crdt::{ActorId, Actors, Frame, frame};
 use geode_replica::wire;
 
 use super::SimEngine;
+use super::snapshot::{Block, Sending};
 use crate::disk::{Kind, Record};
 use crate::plan::Fsync;
 
 /// What goes out on a link.
 #[derive(Debug)]
 pub(crate) enum Out {
-    Bytes { link: u64, bytes: Vec<u8> },
-    Close { link: u64, reason: String },
+    Bytes {
+        link: u64,
+        bytes: Vec<u8>,
+    },
+    /// A block of a snapshot, for an attempt.
+    Block {
+        link: u64,
+        attempt: u64,
+        block: Arc<Block>,
+    },
+    Close {
+        link: u64,
+        reason: String,
+    },
 }
 
 /// The sending half of a link.
@@ -27,6 +41,7 @@ pub(super) struct Link {
     /// What the peer held when the stream began, by incarnation.
     pub(super) held: BTreeMap<u64, u64>,
     pub(super) ranges: VecDeque<(ActorId, u64, u64)>,
+    pub(super) sending: Option<Sending>,
 }
 
 impl SimEngine {
@@ -39,6 +54,7 @@ impl SimEngine {
             tail: None,
             held: BTreeMap::new(),
             ranges: VecDeque::new(),
+            sending: None,
         };
         if let Some(old) = self.links.insert(peer.into(), link) {
             self.out.push(Out::Close { link: old.id, reason: "another took its place".into() });
@@ -52,6 +68,7 @@ impl SimEngine {
         if self.link(peer) == Some(id) {
             self.links.remove(peer);
             self.replica.lost(peer);
+            self.join_what_came(peer);
             self.act();
         }
     }
@@ -87,15 +104,13 @@ impl SimEngine {
 
     /// Sends what links may be sent.
     pub(crate) fn pump(&mut self) {
-        let limit = match self.fsync {
-            Fsync::Always => self.core.disk.synced,
-            Fsync::EverySecond | Fsync::Never => u64::MAX,
-        };
+        let limit = self.shippable();
+        let (trimmed, _) = self.core.disk.visible();
         let records = &self.core.disk.records;
         let end = records.partition_point(|record| record.end <= limit);
         for link in self.links.values_mut() {
             if let Some(tail) = &mut link.tail {
-                for record in records.get(*tail..end).unwrap_or_default() {
+                for record in records.get((*tail).max(trimmed)..end).unwrap_or_default() {
                     if record.kind == Kind::Own {
                         let held = link.held.get(&record.actor.incarnation).copied().unwrap_or(0);
                         put_entries(&mut self.out, link.id, record, held + 1, u64::MAX);
@@ -104,10 +119,23 @@ impl SimEngine {
                 *tail = end.max(*tail);
             }
             for (actor, from, to) in link.ranges.drain(..) {
-                for record in records[..end].iter().filter(|record| record.actor == actor) {
+                for record in records[trimmed.min(end)..end].iter().filter(|record| record.actor == actor) {
                     put_entries(&mut self.out, link.id, record, from, to);
                 }
             }
+            if let Some(Sending { attempt, queue, .. }) = &mut link.sending {
+                while let Some((_, block)) = queue.pop_front_if(|(position, _)| *position <= limit) {
+                    self.out.push(Out::Block { link: link.id, attempt: *attempt, block });
+                }
+            }
+        }
+    }
+
+    /// Up to where the log may be shown to others.
+    pub(super) const fn shippable(&self) -> u64 {
+        match self.fsync {
+            Fsync::Always => self.core.disk.synced,
+            Fsync::EverySecond | Fsync::Never => u64::MAX,
         }
     }
 }

@@ -7,6 +7,7 @@ use geode_crdt::{ActorId, Frame, FrameBuilder, HybridTime, VersionVector};
 use geode_replica::{Now, Replica};
 use geode_store::{Extent, View};
 
+use super::snapshot::{Incoming, Joined, Joining};
 use super::{Core, Note, PLANET, RESERVE_US, SimEngine};
 use crate::disk::{Disk, Kind, Opened};
 use crate::plan::Fsync;
@@ -38,7 +39,9 @@ impl SimEngine {
             Err(reason) => return Err(Box::new((disk, reason))),
         };
         let mut core = Core::empty(disk, name, *plant);
-        let (held, times) = core.replay(name);
+        // An end that was not yet known to be whole is asked for again.
+        core.disk.forget_staged_end();
+        let (held, joined) = core.replay(name);
         if *plant == Some(Plant::ForgottenChanges) {
             core.changed.clear();
         }
@@ -50,9 +53,10 @@ impl SimEngine {
         let peers: Vec<String> = names.iter().filter(|peer| *peer != name).cloned().collect();
         let own = core.own;
         let mut replica = Replica::new(PLANET, name, own, &peers, held, now);
-        for (region, time) in times {
-            replica.replayed(&region, time);
+        for (region, time) in &core.times {
+            replica.replayed(region, *time);
         }
+        let incoming = Incoming::after(joined, &mut replica, &mut core);
         if let Some(previous) = core.disk.previous() {
             let previous = core.rows.actors_mut().intern(&ActorId::new(name, previous));
             if previous != own {
@@ -82,6 +86,8 @@ impl SimEngine {
             done: Vec::new(),
             failed: false,
             incarnations: *seed,
+            process: *seed,
+            incoming,
         };
         engine.learn();
         let silent = engine.cut_silently(&verdict);
@@ -123,9 +129,9 @@ impl SimEngine {
 }
 
 impl Core {
-    /// Replays the log. Returns what is held, and the time of each other region's last entry.
-    fn replay(&mut self, region: &str) -> (VersionVector, BTreeMap<Arc<str>, HybridTime>) {
-        let (mut held, mut times) = (VersionVector::default(), BTreeMap::new());
+    /// Replays the log. Returns what is held, and the last snapshot that was joined.
+    fn replay(&mut self, region: &str) -> (VersionVector, Option<Arc<Joined>>) {
+        let (mut held, mut joined) = (VersionVector::default(), None);
         let records = std::mem::take(&mut self.disk.records);
         for record in &records {
             if let Kind::Incarnation(incarnation) = record.kind {
@@ -133,19 +139,22 @@ impl Core {
                 self.changed = held.iter().map(|(actor, _)| actor).collect();
                 continue;
             }
+            if let Some(again) = &record.joined {
+                let mut joining = Joining::new(Arc::clone(&again.snapshot), held.clone());
+                while !joining.step(self) {}
+                let done = joining.finish(self);
+                held.join(&done.start);
+                joined = Some(Arc::clone(again));
+                continue;
+            }
             // The simulated disk gives back what was written.
             let Ok(frame) = Frame::parse(&record.frame, self.rows.actors_mut()) else { continue };
             self.merge(&frame, record.first, record.last);
             held.raise(frame.writer(), record.last);
-            if record.kind == Kind::Foreign {
-                let time = frame.entries().last().map_or(HybridTime(0), |entry| entry.time);
-                let passed: &mut HybridTime = times.entry(Arc::clone(&record.actor.region)).or_default();
-                *passed = time.max(*passed);
-            }
         }
         self.finish_transaction();
         self.disk.records = records;
         self.notes.clear();
-        (held, times)
+        (held, joined)
     }
 }

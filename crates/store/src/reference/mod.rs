@@ -18,7 +18,7 @@ use geode_crdt::{
 use crate::engine::{Engine, Extent, FlushError, Position, Ticket};
 use crate::random::Random;
 use crate::view::{Need, Part};
-pub use rows::{ReferenceKey, Rows};
+pub use rows::{KeyId, ReferenceKey, Rows};
 
 /// The longest time that a fetch takes.
 const SLOWEST_TURNS: u64 = 4;

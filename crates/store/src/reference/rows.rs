@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use geode_crdt::digest::{self, Digest};
+use geode_crdt::image::{Cells, ImageBuilder};
 use geode_crdt::{
-    ActorIndex, Actors, Cancel, Cell, CellRef, Deadline, Dot, HybridTime, KeyName, Kind, Mark, Op, Put, Run,
-    VersionVector,
+    ActorIndex, Actors, Cancel, Cell, CellRef, Deadline, Dot, HybridTime, Join, KeyName, Kind, Mark, Op, Put,
+    Run, VersionVector,
 };
 
 use super::{LoadedRows, need};
@@ -23,9 +24,9 @@ pub struct Rows {
     dead: Vec<DeadPair>,
 }
 
-type KeyId = (u8, Box<[u8]>);
+/// A database and a key's name.
+pub type KeyId = (u8, Box<[u8]>);
 type CellId = (Kind, Box<[u8]>);
-type Cells = BTreeMap<CellId, Cell>;
 
 /// A sum with a cancel that leaves nothing of it, until it is safe to drop both.
 #[derive(Debug)]
@@ -150,6 +151,64 @@ impl Rows {
                     cell.drop_dead(pair.owner);
                 }
             });
+        }
+    }
+
+    /// The first `count` keys from `from` on with their images, in which actors stand as the numbers that `number` gives;
+    /// and the key after them, if there is one.
+    pub fn images(
+        &self,
+        from: &KeyId,
+        count: usize,
+        mut number: impl FnMut(ActorIndex) -> u32,
+    ) -> (Vec<(KeyId, Vec<u8>)>, Option<KeyId>) {
+        let mut keys = self.keys.range(from.clone()..);
+        let images = keys.by_ref().take(count).map(|(key, cells)| {
+            let mut image = Vec::new();
+            let mut builder = ImageBuilder::new(&mut image, &mut number);
+            for ((kind, element), cell) in cells {
+                builder.cell(*kind, element, CellRef::Cell(cell));
+            }
+            (key.clone(), image)
+        });
+        let images = images.collect();
+        (images, keys.next().map(|(key, _)| key.clone()))
+    }
+
+    /// The keys that have rows.
+    pub fn key_ids(&self) -> impl Iterator<Item = &KeyId> {
+        self.keys.keys()
+    }
+
+    /// The put rows of a database.
+    pub fn puts(&self, database: u8) -> impl Iterator<Item = (&KeyId, &[u8], &Put)> {
+        let keys = self.keys.iter().filter(move |(id, _)| id.0 == database);
+        let cells =
+            keys.flat_map(|(id, cells)| cells.iter().map(move |((_, element), cell)| (id, element, cell)));
+        cells.flat_map(|(id, element, cell)| cell.puts().iter().map(move |put| (id, &**element, put)))
+    }
+
+    /// Joins the rows that a snapshot has of a key, none if it has no row of it, into those that are held.
+    pub fn join(&mut self, key: &KeyId, snapshot: Cells, vectors: Join<'_>) {
+        let held = self.keys.remove(key).unwrap_or_default();
+        self.replace(key, vectors.key(held, snapshot));
+    }
+
+    /// From now on these are the rows of a key.
+    pub fn replace(&mut self, key: &KeyId, cells: Cells) {
+        self.dead.retain(|pair| pair.key != *key);
+        for (cell, rows) in &cells {
+            for run in rows.runs().iter().filter(|run| run.live_amount().is_none()) {
+                if let Some(Cancel { upto, by, .. }) = run.cancelled {
+                    let (key, cell, owner) = (key.clone(), cell.clone(), run.actor);
+                    self.dead.push(DeadPair { key, cell, owner, upto, cancelled_by: by });
+                }
+            }
+        }
+        if cells.is_empty() {
+            self.keys.remove(key);
+        } else {
+            self.keys.insert(key.clone(), cells);
         }
     }
 
