@@ -144,6 +144,8 @@ impl World<'_> {
         let Some(process) = &mut self.regions[spokesman].process else { return };
         process.store.engine.set_wall(wall);
         process.store.engine.write_facts(facts);
+        // Before anything else is asked of it: by what was said its clock may be one that no longer writes.
+        self.record_told(spokesman);
         self.tell(spokesman);
         self.end_turn(spokesman);
     }
@@ -205,7 +207,12 @@ impl World<'_> {
             return;
         }
         engine.tell();
-        for entry in std::mem::take(&mut engine.wrote) {
+        self.record_told(region);
+    }
+
+    fn record_told(&mut self, region: usize) {
+        let Some(process) = &mut self.regions[region].process else { return };
+        for entry in std::mem::take(&mut process.store.engine.wrote) {
             self.say(|world| format!("{} says what it owes, entry {}", world.names[region], entry.sequence));
             self.check_order(region, entry.time);
             self.history.write_elsewhere(region, entry.time.0);

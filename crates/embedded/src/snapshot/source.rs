@@ -59,6 +59,8 @@ pub(crate) struct Source {
     end: Option<(u64, End)>,
     /// Where to go on, as whoever asked says.
     resume: Vec<u8>,
+    /// Whether it did go on there: then whoever asked takes a new beginning.
+    goes_on: bool,
     is_done: bool,
 }
 
@@ -84,7 +86,17 @@ impl Source {
     /// A new snapshot, or the rest of one if `resume` is not empty and still valid.
     pub(crate) fn new(surroundings: Surroundings, runtime: runtime::Handle, resume: Vec<u8>) -> Self {
         let place = Place { snapshot: 0, seed: 0, incarnation: 0, tail: 0, hash: 0, keys: 0 };
-        Self { surroundings, runtime, place, crc: 0, tail: None, end: None, resume, is_done: false }
+        Self {
+            surroundings,
+            runtime,
+            place,
+            crc: 0,
+            tail: None,
+            end: None,
+            resume,
+            goes_on: false,
+            is_done: false,
+        }
     }
 
     pub(crate) const fn is_done(&self) -> bool {
@@ -139,6 +151,7 @@ impl Source {
         let beginning = self.ask(move |engine| engine.snapshot_begin(&resume))?;
         (self.place, self.crc) = (beginning.place, beginning.crc);
         self.tail = Some(Reader::new(Arc::clone(&self.surroundings.segments), self.place.tail));
+        self.goes_on = beginning.begin.is_none();
         let Some(begin) = beginning.begin else { return Ok(false) };
         self.wait_until_shippable(beginning.position)?;
         self.put(block, Kind::Begin, |out| begin.put(out));
@@ -171,11 +184,14 @@ impl Source {
         for record in reader.read(limit).map_err(gone)? {
             match record.kind {
                 log::Kind::Own | log::Kind::Foreign => codec::put_bytes(&mut content, record.body),
-                // What was read before is no part of what is held now. Whoever asked would go on from there for ever.
-                log::Kind::Incarnation | log::Kind::Joined => {
+                // What was read before is no part of what is held now. Whoever asked to go on from there would ask so for
+                // ever.
+                log::Kind::Incarnation | log::Kind::Joined if self.goes_on => {
                     (self.tail, self.end) = (None, None);
                     return Ok(false);
                 }
+                log::Kind::Incarnation => return Err(invalid("it goes on as another writer")),
+                log::Kind::Joined => return Err(invalid("it has joined a snapshot itself")),
             }
         }
         // At the end of a segment the next one begins with a header.
