@@ -66,9 +66,31 @@ impl Embedded {
     /// Writes what this region owes the others, as one entry, if it may write. Otherwise it is owed again soon.
     pub(crate) fn tell(&mut self) {
         let owed = self.replica.owed(self.core.rows.table.actors());
-        if !owed.is_empty() && self.may_write() {
-            self.write_facts(&owed);
+        if owed.is_empty() || !self.may_write() {
+            return;
         }
+        let promises = owed.iter().any(|fact| matches!(fact, Fact::Report { .. }));
+        if promises && !self.is_on_disk() {
+            return;
+        }
+        self.write_facts(&owed);
+    }
+
+    /// Forces what is known here onto the disk, in any mode, and says whether it is there. A report is a promise
+    /// ([`geode_replica`]'s `ends`), and a crash that took the knowledge on which it rests would break it. Crashes and
+    /// evictions alone ask for it.
+    fn is_on_disk(&mut self) -> bool {
+        let Ok(position) = self.hand_over() else { return false };
+        let sync = self.core.log.sync();
+        if sync.synced() >= position {
+            return true;
+        }
+        let synced = sync.sync_now();
+        if let Err(error) = &synced {
+            tracing::error!(%error, "the log cannot be forced onto the disk");
+            self.distrust_log();
+        }
+        synced.is_ok()
     }
 
     /// Lets a new region belong to the planet, with what else is to be known of it.

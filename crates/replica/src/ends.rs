@@ -11,7 +11,9 @@
 //! own actor is not closed* says that it holds it. The first one to pass the greatest report would need such a member that
 //! had passed it before; a new incarnation begins with what its predecessor kept, a new region with nothing. A crash that
 //! takes entries away closes an actor and so is another view, under which all report again. So a lost report, a lost tail
-//! or several crashes at once only start the agreement over, and nobody needs to force a report onto its disk.
+//! or several crashes at once only start the agreement over, and nobody needs to force a report onto its disk. But what a
+//! region knows of members and closed actors has to be on its disk before it reports: otherwise the others may agree on
+//! an end by its report, and it comes back from a crash without knowing of whom it takes nothing any more.
 //!
 //! A member that cannot be reached holds the agreement up until it is evicted, but not the others' progress: what a member
 //! in touch holds can be taken from it at any time. Ended actors stay in vectors; one row each stays in the system

@@ -47,6 +47,11 @@ impl SimEngine {
         if owed.is_empty() || self.failed {
             return;
         }
+        if owed.iter().any(|fact| matches!(fact, Fact::Report { .. })) {
+            // A report is a promise: no crash may take away what it rests on.
+            let Ok(position) = self.flush_log() else { return };
+            self.synced(position);
+        }
         self.write_facts(&owed);
     }
 

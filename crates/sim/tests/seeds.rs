@@ -29,6 +29,18 @@ fn every_rule_holds_in_every_run() {
     });
 }
 
+/// What searches beyond the first seeds found, and is cured.
+#[test]
+fn what_failed_once_holds() {
+    for (seed, what) in [
+        (1_325, "two regions past each other's retention waited for each other's snapshot for ever"),
+        (3_898, "a region reported under a view that a crash then took from it"),
+    ] {
+        let outcome = run(&Plan::of(seed), None, None);
+        assert!(outcome.is_ok(), "seed {seed}: {what}: {}", outcome.unwrap_err());
+    }
+}
+
 #[test]
 fn a_seed_is_a_run_to_the_byte() {
     for seed in [2, 7, 13, 20] {

@@ -105,10 +105,15 @@ impl Embedded {
             Ok(true) => self.shared.inbox().wake(),
             Err(error) => {
                 tracing::error!(%error, "the log cannot be forced onto the disk");
-                distrust(&self.identity, sync);
-                self.shared.inbox().wake();
+                self.distrust_log();
             }
         }
+    }
+
+    /// After a failed fsync: the next turn sees to it.
+    pub(crate) fn distrust_log(&self) {
+        distrust(&self.identity, self.core.log.sync());
+        self.shared.inbox().wake();
     }
 
     pub(super) fn flush_log(&mut self) -> Result<u64, Trouble> {
