@@ -645,8 +645,12 @@ impl Replica {
         peer.durable = VersionVector::default();
         peer.told_durable = VersionVector::default();
         self.durable_grew = true;
-        if self.began_empty && peer.first_held.is_none() {
-            peer.first_held = Some(held.clone());
+        if self.began_empty {
+            // What it has lost since is not waited for: it may be nobody's, and where it ends needs this region's word.
+            let mut least = VersionVector::default();
+            let first = peer.first_held.take().unwrap_or_else(|| held.clone());
+            first.iter().for_each(|(actor, upto)| least.raise(actor, upto.min(held.get(actor))));
+            peer.first_held = Some(least);
         }
         let claimed = held.get(self.own);
         peer.held = held;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use geode_crdt::{ActorId, HybridTime};
 
-use crate::engine::{Block, Joined};
+use crate::engine::{Block, Joined, Snapshot};
 use crate::plan::Tail;
 use crate::plant::Plant;
 use crate::random::Random;
@@ -93,6 +93,8 @@ pub(crate) struct Disk {
     /// All that was ever written: what lies before `trimmed` is in no file any more, but a checkpoint holds what it said.
     pub(crate) records: Vec<Record>,
     trimmed: usize,
+    /// The backup with which the region is to begin.
+    pub(crate) backup: Option<Arc<Snapshot>>,
     /// What came of a snapshot.
     pub(crate) staging: Vec<Arc<Block>>,
     ending: Ending,
@@ -115,6 +117,7 @@ impl Disk {
         Self {
             records: Vec::new(),
             trimmed: 0,
+            backup: None,
             staging: Vec::new(),
             ending: Ending::Whole,
             synced: 0,
@@ -126,6 +129,11 @@ impl Disk {
             boot: 1,
             is_full: false,
         }
+    }
+
+    /// Empty, but for a backup.
+    pub(crate) fn restored(backup: Arc<Snapshot>) -> Self {
+        Self { backup: Some(backup), ..Self::new() }
     }
 
     /// Up to where the log is in the kernel.

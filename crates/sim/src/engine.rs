@@ -25,7 +25,7 @@ use self::core::note_logged;
 use self::links::Link;
 pub(crate) use self::links::Out;
 use self::snapshot::Incoming;
-pub(crate) use self::snapshot::{Block, Joined};
+pub(crate) use self::snapshot::{Block, Joined, Snapshot};
 pub(crate) use self::start::Settings;
 use crate::plan::Fsync;
 use crate::plant::Plant;

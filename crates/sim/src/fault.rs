@@ -72,6 +72,11 @@ impl World<'_> {
                 self.at(self.now_us + after_ms * 1_000, Event::Evict(fault));
                 None
             }
+            FaultKind::Restore { region, after_ms, .. } => {
+                self.back_up(fault, region);
+                self.at(self.now_us + after_ms * 1_000, Event::Restore(fault));
+                None
+            }
             FaultKind::RollBack { region, records, down_ms } => {
                 if !self.roll_back(region, records, down_ms) {
                     self.at(self.now_us + TICK_US, Event::Fault(fault));

@@ -114,6 +114,25 @@ impl World<'_> {
         }
     }
 
+    /// A backup is taken of a region that serves; otherwise there is none.
+    pub(crate) fn back_up(&mut self, fault: usize, region: usize) {
+        let Some(process) = &mut self.regions[region].process else { return };
+        if let Some(backup) = process.store.engine.back_up() {
+            self.backups.insert(fault, backup);
+            self.end_turn(region);
+        }
+    }
+
+    /// A region's machine is lost with its disk, and the region begins with its backup.
+    pub(crate) fn restore(&mut self, fault: usize) {
+        let FaultKind::Restore { region, down_ms, .. } = self.plan.faults[fault].kind else { return };
+        let Some(backup) = self.backups.remove(&fault).filter(|_| !self.is_quiet) else { return };
+        self.lose(region);
+        self.say(|world| format!("{} is restored from a backup", world.names[region]));
+        self.regions[region].disk = Some(Disk::restored(backup));
+        self.start_in(region, down_ms);
+    }
+
     fn on_disk(&self, region: usize) -> Vec<(ActorId, u64)> {
         let Region { process, disk, .. } = &self.regions[region];
         let disk = process.as_ref().map(|process| &process.store.engine.core.disk).or(disk.as_ref());

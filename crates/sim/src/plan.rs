@@ -71,6 +71,8 @@ pub enum FaultKind {
     Clock { region: usize, by_ms: i64, for_ms: u64 },
     /// A region is lost with its disk, or cut off from its operators; the others evict it, and later it comes back as new.
     Evict { region: usize, is_alive: bool, after_ms: u64, back_ms: u64 },
+    /// A backup is taken, and later the region's machine is lost with its disk and begins with that backup.
+    Restore { region: usize, after_ms: u64, down_ms: u64 },
     /// A volume is set back behind a stopped process, at the first moment when others hold all that is on it.
     RollBack { region: usize, records: usize, down_ms: u64 },
 }
@@ -137,6 +139,14 @@ impl Plan {
         let mut random = Random::new(seed, 5);
         if random.one_in(4) && !is_set_back {
             plan.retention = Some(*random.pick(&[500, 2_000, 8_000]));
+        }
+        let mut random = Random::new(seed, 6);
+        let is_evicted = plan.faults.iter().any(|fault| matches!(fault.kind, FaultKind::Evict { .. }));
+        if random.one_in(6) && !is_set_back && !is_evicted {
+            let (region, after_ms) = (random.index(regions), random.between(1, 3_000));
+            let kind = FaultKind::Restore { region, after_ms, down_ms: random.between(10, 1_500) };
+            plan.faults.push(Fault { at_ms: random.between(500, plan.length_ms), kind });
+            plan.faults.sort_by_key(|fault| fault.at_ms);
         }
         plan
     }

@@ -20,6 +20,7 @@ const RESTART_MS: u64 = 300;
 impl World<'_> {
     pub(crate) fn start(&mut self, region: usize) {
         let Some(disk) = self.regions[region].disk.take() else { return };
+        let is_restored = disk.backup.is_some();
         self.regions[region].life += 1;
         self.regions[region].latest = HybridTime(0);
         let settings = Settings {
@@ -48,7 +49,7 @@ impl World<'_> {
         let held = engine.replica.held().to_portable(engine.core.rows.actors());
         let notes = std::mem::take(&mut engine.core.notes);
         self.note(region, notes);
-        let waits = held.is_empty() && self.plant != Some(Plant::WritesWhileJoining);
+        let waits = (held.is_empty() || is_restored) && self.plant != Some(Plant::WritesWhileJoining);
         let held: Vec<_> =
             held.iter().filter_map(|(actor, held)| Some((*self.actors.get(actor)?, *held))).collect();
         self.history.restart(region, held);

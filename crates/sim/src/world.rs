@@ -1,6 +1,7 @@
 //! One run: the planet, virtual time, and the order in which things happen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use geode_crdt::{ActorId, HybridTime};
 use geode_replica::{Now, Vector};
@@ -9,7 +10,7 @@ use geode_store::{Engine, Store};
 
 use crate::client::Client;
 use crate::disk::Disk;
-use crate::engine::SimEngine;
+use crate::engine::{SimEngine, Snapshot};
 use crate::network::{Item, Network};
 use crate::plan::{self, Fsync, KillPoint, Plan};
 use crate::plant::Plant;
@@ -48,6 +49,8 @@ pub(crate) enum Event {
     /// It is time to evict the region of a fault, and to let it come back.
     Evict(usize),
     Rejoin(usize),
+    /// The region of a fault begins with its backup.
+    Restore(usize),
     KillIdle(usize, u64),
 }
 
@@ -106,6 +109,8 @@ pub(crate) struct World<'t> {
     pub(crate) acknowledged: BTreeMap<(ActorId, u64), HybridTime>,
     pub(crate) confirmed: BTreeSet<(ActorId, u64)>,
     pub(crate) excused: BTreeSet<(ActorId, u64)>,
+    /// By fault.
+    pub(crate) backups: BTreeMap<usize, Arc<Snapshot>>,
     pub(crate) is_quiet: bool,
     pub(crate) counts: Counts,
     pub(crate) violation: Option<Violation>,
@@ -166,6 +171,7 @@ impl<'t> World<'t> {
             acknowledged: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             excused: BTreeSet::new(),
+            backups: BTreeMap::new(),
             is_quiet: false,
             counts: Counts::default(),
             violation: None,
@@ -292,6 +298,7 @@ impl<'t> World<'t> {
             Event::Heal(fault) => self.heal(fault),
             Event::Evict(fault) => self.evict(fault),
             Event::Rejoin(fault) => self.rejoin(fault),
+            Event::Restore(fault) => self.restore(fault),
             Event::KillIdle(region, life) => self.kill_idle(region, life),
         }
     }

@@ -366,6 +366,21 @@ impl Sending {
     }
 }
 
+/// Backups: the same in a file.
+impl SimEngine {
+    /// All of a snapshot at once; `None` if this region is not whole.
+    pub(crate) fn back_up(&mut self) -> Option<Arc<Snapshot>> {
+        let position = self.log_of_whole().ok()?;
+        // It waits for the disk, as it does for keys.
+        self.synced(position);
+        let mut sending = self.begin_sending(0, &[]).ok()?;
+        while !sending.is_done {
+            self.read_for(&mut sending).ok()?;
+        }
+        Some(Arc::new(sending.queue.into_iter().map(|(_, block)| block).collect()))
+    }
+}
+
 /// The target.
 impl SimEngine {
     /// Whether what is held is a state that there was.
@@ -443,9 +458,27 @@ impl SimEngine {
         }
     }
 
-    /// Says in the log that the snapshot is joined here, and begins to do it.
     pub(super) fn join_snapshot(&mut self) {
-        let Some(snapshot) = self.incoming.staged.take() else { return };
+        if let Some(snapshot) = self.incoming.staged.take() {
+            self.begin_join(snapshot);
+        }
+    }
+
+    /// The region begins with a backup, at once.
+    pub(super) fn begin_with_backup(&mut self, backup: Arc<Snapshot>) {
+        self.replica.begins_with_backup();
+        self.begin_join(backup);
+        while let Some(joining) = &mut self.incoming.joining {
+            if joining.step(&mut self.core) {
+                self.end_join();
+            }
+        }
+        let written = self.core.disk.written();
+        self.synced(written);
+    }
+
+    /// Says in the log that the snapshot is joined here, and begins to do it.
+    fn begin_join(&mut self, snapshot: Arc<Snapshot>) {
         let Some((begin, _)) = ends(&snapshot) else { return };
         let held = self.replica.held().clone();
         let start = begin.start.intern(self.core.rows.actors_mut());

@@ -92,10 +92,14 @@ impl SimEngine {
         engine.learn();
         let silent = engine.cut_silently(&verdict);
         let fresh = verdict.is_err() && !silent;
+        let backup = engine.core.disk.backup.take();
         if let (Err(reason), false) = (verdict, silent) {
             engine.begin_incarnation(reason);
             let written = engine.core.disk.written();
             engine.synced(written);
+        }
+        if let Some(backup) = backup {
+            engine.begin_with_backup(backup);
         }
         Ok((engine, fresh))
     }
