@@ -7,11 +7,11 @@
 //! the faults, the rules, and the mistakes planted to see that the rules find them.
 //!
 //! **Not modelled** (yet): regions added; repairs; a backup that is taken while its region writes on, or restored where a
-//! region was evicted; a disk that refuses writes for a while (it ends the process); homes, leases and bounded counters; checkpoints and rows that are not in
-//! memory; segments of the log; a fault of the disk below what was synced; bandwidth; the door and its waits but for
-//! session tokens; blocking commands. The rows are those of the reference engine, not the packed table of
-//! `crates/embedded`; the decisions of its recovery (where a log is cut, whether an incarnation is proven) and the floor
-//! of its clock are modelled in [`disk`](self), because they read files where they stand.
+//! region was evicted; a disk that refuses writes for a while (it ends the process); homes, leases and bounded counters;
+//! checkpoints and rows that are not in memory; segments of the log; a fault of the disk below what was synced; bandwidth;
+//! the door and its waits but for session tokens; blocking commands. The rows are those of the reference engine, not the
+//! packed table of `crates/embedded`; the decisions of its recovery (where a log is cut, whether an incarnation is proven)
+//! and the floor of its clock are modelled in [`disk`](self), because they read files where they stand.
 //!
 //! Nothing that ships depends on this crate. What clients ask ([`workload`]) and what can be judged from outside ([`rules`]) are
 //! shared with the tests that put real processes under faults (crates/geode/tests/faults).
