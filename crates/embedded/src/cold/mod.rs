@@ -187,7 +187,8 @@ impl Cold {
     }
 
     /// Whether more may be written: not while half as much again as the memory there is is taken, and log of the length of
-    /// that memory stands for keys that no checkpoint holds. So keys that are only read, of whatever size, stop no writes.
+    /// that memory stands for keys that no completed checkpoint holds. So keys that are only read, of whatever size, stop no writes while
+    /// the checkpoint keeps up.
     fn guard(&mut self, table: &Table, on_disk: &Checkpoint, tail: u64) {
         let memory = table.memory_bytes();
         if self.refusal.is_some() {

@@ -399,6 +399,8 @@ fn a_key_that_is_larger_than_the_limit_is_written_and_read() {
         }
     }
     pair.turn_until("it is on disk alone", |engine| engine.core.rows.table.cold_keys() == 1);
+    // The checkpoint is marked behind what it wrote: until then the log still counts as what the disk is late with.
+    pair.store().engine.cool();
     assert!(pair.store().engine.core.rows.table.memory_bytes() < LIMIT);
     assert_eq!(
         execute(pair.store(), &mut session, "HGET large field:2999"),
