@@ -35,6 +35,7 @@ fn what_failed_once_holds() {
     for (seed, what) in [
         (1_325, "two regions past each other's retention waited for each other's snapshot for ever"),
         (40_642, "a new region waited for what its peer had lost meanwhile, before it said where that ends"),
+        (62_229, "what a lost FLUSHDB had deleted is back, and the oracle did not expect it"),
         (3_898, "a region reported under a view that a crash then took from it"),
     ] {
         let outcome = run(&Plan::of(seed), None, None);

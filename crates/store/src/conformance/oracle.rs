@@ -1,10 +1,13 @@
 //! The definition of the data model, computed from history alone.
 //!
-//! An event is live at a replica if its entry was delivered there and no delivered clear of its cell has it in its causal
-//! past. Values follow from live events. Nothing here knows rows, runs, cancels or merges: only who had seen what when
-//! he wrote.
+//! An event is live at a replica if its entry was delivered there and no delivered clear of its cell covers it. A clear
+//! covers the puts that were live where it was written, and of each actor's increments all up to the last live one. Values
+//! follow from live events. Nothing here knows rows, runs, cancels or merges: only who had seen what when he wrote.
+//!
+//! What was not live any more where a clear was written, it does not cover: another clear does, and precedes it everywhere.
+//! Only if that one is lost with every machine that had it, what it had cleared is back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::value::Value;
 use crate::engine::Extent;
@@ -16,7 +19,7 @@ pub const NEVER: u64 = u64::MAX;
 type CellId = (String, Type, String);
 
 /// The types that the oracle follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Type {
     /// Strings and counters.
     String,
@@ -36,9 +39,17 @@ type Order = (u64, (usize, u64), u64, usize);
 enum Event {
     Put(CellId, String),
     Increment(CellId, i64),
-    Clear(CellId),
+    Clear(CellId, Cover),
     Deadline(u64),
     RemoveDeadline(Name),
+}
+
+/// What a clear makes an end of.
+#[derive(Clone, Debug, Default)]
+struct Cover {
+    puts: Vec<Name>,
+    /// Of each actor, the last increment, by sequence and place.
+    increments: BTreeMap<usize, (u64, usize)>,
 }
 
 /// An event of a key and the index of its entry.
@@ -54,8 +65,6 @@ struct Entry {
     actor: usize,
     sequence: u64,
     time: u64,
-    /// How much of every actor its writer had seen, itself included.
-    seen: Vec<u64>,
 }
 
 /// A command that the oracle understands. Lifetimes are in milliseconds.
@@ -193,8 +202,7 @@ impl History {
         let actor = self.own[region];
         let sequence = get(&self.seen[region], actor) + 1;
         set(&mut self.seen[region], actor, sequence);
-        let seen = self.seen[region].clone();
-        self.entries.push(Entry { actor, sequence, time, seen });
+        self.entries.push(Entry { actor, sequence, time });
         self.events = 0;
     }
 
@@ -232,7 +240,7 @@ impl History {
             C::Append(key, tail) => {
                 if let Some(old) = self.begin(at, &key, Type::String, now) {
                     let old = old.get("").cloned().unwrap_or_default();
-                    self.put(string(&key), old + &tail);
+                    self.put(at, string(&key), old + &tail);
                 }
             }
             C::Increment(key, delta) => self.increment(at, now, string(&key), delta),
@@ -243,12 +251,12 @@ impl History {
             }
             C::AddMember(key, member) => {
                 if self.begin(at, &key, Type::Set, now).is_some() {
-                    self.put((key, Type::Set, member), String::new());
+                    self.put(at, (key, Type::Set, member), String::new());
                 }
             }
             C::SetField(key, field, value) => {
                 if self.begin(at, &key, Type::Hash, now).is_some() {
-                    self.put((key, Type::Hash, field), value);
+                    self.put(at, (key, Type::Hash, field), value);
                 }
             }
             C::RemoveMember(key, member) => self.remove(at, now, (key, Type::Set, member)),
@@ -282,8 +290,8 @@ impl History {
         self.log_cell(string(&key), |cell| Event::Put(cell, value));
     }
 
-    fn put(&mut self, cell: CellId, value: String) {
-        self.log_cell(cell.clone(), Event::Clear);
+    fn put(&mut self, at: usize, cell: CellId, value: String) {
+        self.clear_cells(at, &cell.0, |other| *other == cell);
         self.log_cell(cell, |cell| Event::Put(cell, value));
     }
 
@@ -307,7 +315,7 @@ impl History {
         }
         self.clear_other_types(at, &cell.0, shown);
         let (key, last) = (cell.0.clone(), cells.len() == 1);
-        self.log_cell(cell, Event::Clear);
+        self.clear_cells(at, &key, |other| *other == cell);
         if last {
             self.remove_deadlines(at, &key, |deadline| deadline == NEVER);
         }
@@ -350,14 +358,22 @@ impl History {
     }
 
     fn clear_other_types(&mut self, at: usize, key: &str, shown: Type) {
-        self.clear_cells(at, key, |kind| kind != shown);
+        self.clear_cells(at, key, |cell| cell.1 != shown);
     }
 
-    fn clear_cells(&mut self, at: usize, key: &str, which: impl Fn(Type) -> bool) {
-        let cells: BTreeSet<CellId> =
-            self.live(at, key).into_iter().map(|(_, cell, _)| cell.clone()).collect();
-        for cell in cells.into_iter().filter(|cell| which(cell.1)) {
-            self.log(key, Event::Clear(cell));
+    fn clear_cells(&mut self, at: usize, key: &str, which: impl Fn(&CellId) -> bool) {
+        let mut covers: BTreeMap<CellId, Cover> = BTreeMap::new();
+        for (name, _, cell, event) in self.live(at, key).into_iter().filter(|(_, _, cell, _)| which(cell)) {
+            let cover = covers.entry(cell.clone()).or_default();
+            if let Event::Increment(..) = event {
+                let last = cover.increments.entry(name.0).or_default();
+                *last = (*last).max((name.1, name.2));
+            } else {
+                cover.puts.push(name);
+            }
+        }
+        for (cell, cover) in covers {
+            self.log(key, Event::Clear(cell, cover));
         }
     }
 
@@ -376,22 +392,25 @@ impl History {
     }
 
     /// Live puts and increments.
-    fn live(&self, at: usize, key: &str) -> Vec<(Order, &CellId, &Event)> {
-        let clears: Vec<(Name, &Entry, &CellId)> = self
-            .delivered(at, key)
-            .filter_map(|(name, entry, event)| match event {
-                Event::Clear(cell) => Some((name, entry, cell)),
-                _ => None,
-            })
-            .collect();
+    fn live(&self, at: usize, key: &str) -> Vec<(Name, Order, &CellId, &Event)> {
+        let (mut puts, mut increments) = (HashSet::<Name>::new(), HashMap::new());
+        for (.., event) in self.delivered(at, key) {
+            let Event::Clear(cell, cover) = event else { continue };
+            puts.extend(&cover.puts);
+            for (actor, last) in &cover.increments {
+                let held = increments.entry((*actor, cell)).or_insert(last);
+                *held = (*held).max(last);
+            }
+        }
         let live = self.delivered(at, key).filter_map(|(name, entry, event)| {
-            let (Event::Put(cell, _) | Event::Increment(cell, _)) = event else { return None };
-            let cleared = clears.iter().any(|(clear, by, cleared)| {
-                let same_entry = (clear.0, clear.1) == (name.0, name.1);
-                let past = if same_entry { name.2 < clear.2 } else { name.1 <= get(&by.seen, name.0) };
-                past && *cleared == cell
-            });
-            (!cleared).then_some(((entry.time, self.actors[name.0], name.1, name.2), cell, event))
+            let (cell, is_cleared) = match event {
+                Event::Put(cell, _) => (cell, puts.contains(&name)),
+                Event::Increment(cell, _) => {
+                    (cell, increments.get(&(name.0, cell)).is_some_and(|last| (name.1, name.2) <= **last))
+                }
+                _ => return None,
+            };
+            (!is_cleared).then_some((name, (entry.time, self.actors[name.0], name.1, name.2), cell, event))
         });
         live.collect()
     }
@@ -419,16 +438,16 @@ impl History {
     /// What users see of a key in a region at a time.
     pub fn visible(&self, at: usize, key: &str, now: u64) -> Option<Shown> {
         let live = self.live(at, key);
-        let shown = live.iter().max_by_key(|(order, ..)| *order).map(|(_, cell, _)| cell.1)?;
+        let shown = live.iter().max_by_key(|(_, order, ..)| *order).map(|(_, _, cell, _)| cell.1)?;
         let deadline = self.deadline(at, key).unwrap_or(NEVER);
         if now > deadline {
             return None;
         }
         let elements: BTreeSet<&String> =
-            live.iter().filter(|(_, cell, _)| cell.1 == shown).map(|(_, cell, _)| &cell.2).collect();
+            live.iter().filter(|(_, _, cell, _)| cell.1 == shown).map(|(_, _, cell, _)| &cell.2).collect();
         let value = |element: &String| {
-            let of_cell = live.iter().filter(|(_, cell, _)| cell.1 == shown && cell.2 == *element);
-            fold(of_cell.map(|(order, _, event)| (*order, *event)))
+            let of_cell = live.iter().filter(|(_, _, cell, _)| cell.1 == shown && cell.2 == *element);
+            fold(of_cell.map(|(_, order, _, event)| (*order, *event)))
         };
         Some((
             shown,
