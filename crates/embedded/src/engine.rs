@@ -77,7 +77,7 @@ pub struct Embedded {
     /// If memory is limited.
     cold: Option<Cold>,
     pub(crate) snapshots: Snapshots,
-    identity: Arc<IdentityFile>,
+    pub(crate) identity: Arc<IdentityFile>,
     pub(crate) shared: Arc<Shared>,
     links: BTreeMap<Arc<str>, Arc<Outbox>>,
     /// What begins links, once it is there, and the regions to which it has.
@@ -105,6 +105,8 @@ pub struct Embedded {
     renewal: Option<String>,
     /// Why no other region takes what is written here, as clients get it.
     excluded: Option<String>,
+    /// It began with nothing, and has not caught up with all others since.
+    pub(crate) behind: bool,
     /// The log's files are not the recorded ones.
     unrecorded: bool,
     stopped: bool,
@@ -142,6 +144,9 @@ impl Embedded {
         }
         if config.fsync == FsyncMode::Always {
             replica.claim_only_durable();
+        }
+        if opened.identity.is_behind() {
+            replica.begins_behind();
         }
         let next = replica.held().get(own) + 1;
         let (conflict_log, conflict_writer) =
@@ -184,7 +189,7 @@ impl Embedded {
             on_disk,
             cold,
             snapshots,
-            identity: opened.identity,
+            identity: Arc::clone(&opened.identity),
             shared: Arc::clone(&shared),
             links: BTreeMap::new(),
             linking: None,
@@ -203,6 +208,7 @@ impl Embedded {
             held_frames: VecDeque::new(),
             renewal: None,
             excluded: None,
+            behind: opened.identity.is_behind(),
             unrecorded: false,
             stopped: false,
             _sync_thread: sync_thread,

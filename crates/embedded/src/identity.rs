@@ -35,6 +35,10 @@ pub(crate) struct Identity {
     pub(crate) failed: bool,
     /// The length of the log at a clean stop; consumed at the next start.
     pub(crate) clean_stop: Option<u64>,
+    /// The region began with nothing, or a backup, and has not caught up with all others since. Releases that do not say so
+    /// did not know.
+    #[serde(default)]
+    pub(crate) behind: bool,
     pub(crate) segments: Vec<SegmentFile>,
 }
 
@@ -72,6 +76,7 @@ impl Identity {
             fsync: config.fsync.name().to_owned(),
             failed: false,
             clean_stop: None,
+            behind: false,
             segments: Vec::new(),
         }
     }
@@ -163,6 +168,10 @@ impl IdentityFile {
         let mut identity = self.lock();
         change(&mut identity);
         identity.write(&self.data, durable)
+    }
+
+    pub(crate) fn is_behind(&self) -> bool {
+        self.lock().behind
     }
 
     /// Records that nothing written since can be trusted; if even that cannot be written, takes the proof away.

@@ -1,5 +1,6 @@
 //! What regions tell each other about their own life: facts, as rows of the system database.
 
+use std::io;
 use std::sync::Arc;
 
 use geode_crdt::{Dot, KeyName, Kind, Op, SYSTEM_DATABASE};
@@ -91,6 +92,24 @@ impl Embedded {
             self.distrust_log();
         }
         synced.is_ok()
+    }
+
+    /// Records that this region is one that began with nothing, whoever goes on with its data.
+    pub(crate) fn begins_behind(&mut self) -> io::Result<()> {
+        self.replica.begins_behind();
+        self.behind = true;
+        self.identity.record(true, |identity| identity.behind = true)
+    }
+
+    /// Once it has caught up with all others, and a crash does not take that away, it is one no more.
+    pub(crate) fn look_whether_behind(&mut self) {
+        if !self.behind || self.replica.is_behind() || !self.is_on_disk() {
+            return;
+        }
+        self.behind = false;
+        if let Err(error) = self.identity.record(true, |identity| identity.behind = false) {
+            tracing::warn!(%error, "the next start of this region will wait for the others, although it need not");
+        }
     }
 
     /// Lets a new region belong to the planet, with what else is to be known of it.

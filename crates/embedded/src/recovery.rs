@@ -486,6 +486,8 @@ fn finish(
         );
     }
     let is_doubted = incarnation.is_some() && identity.as_ref().is_none_or(|identity| identity.failed);
+    let began_empty = held.iter().next().is_none() && !config.peers.is_empty();
+    let behind = began_empty || identity.as_ref().is_some_and(|identity| identity.behind);
     let previous = identity.map(|identity| IdentityFile::new(&config.data, identity));
     if let (Err(_), Some(previous)) = (verdict, &previous) {
         // The cut log will look whole. If this start dies after the cut, the next one must know better.
@@ -535,6 +537,7 @@ fn finish(
     };
     let mut identity = Identity::new(config, incarnation);
     identity.segments = segment_files(log.segments()).map_err(io_error())?;
+    identity.behind = behind;
     identity.write(&config.data, true).map_err(OpenError::io(&config.data))?;
     let identity = Arc::new(IdentityFile::new(&config.data, identity));
     let previous = last.filter(|last| *last != incarnation);

@@ -187,6 +187,45 @@ async fn a_transfer_that_breaks_again_and_again_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_region_that_is_killed_before_it_caught_up_is_still_new() {
+    let planet = Planet::new();
+    let start = |region, peers: &[&str]| {
+        Node::start(&planet.network, &planet.data.path().join(region), region, peers)
+    };
+    let ap = start(AP, &[EU]);
+    let value = "x".repeat(100_000);
+    for number in 0..300 {
+        ap.run(&format!("SET key:{number} {number}{value}"));
+    }
+    let eu = start(EU, &[AP]);
+    eventually("something is there", async || eu.vector().0.values().any(|held| *held > 0)).await;
+    planet.network.cut(AP, EU);
+    eu.vanish(&planet.network, EU);
+    let eu = start(EU, &[AP]);
+    assert!(!eu.vector().includes(&ap.vector()), "it was too quick for this test");
+    planet.network.set_bulk(Bulk::BreaksAfter(0));
+    planet.network.heal(AP, EU);
+    eventually("they are in touch", async || eu.stats().await.peers[0].connected).await;
+    assert!(eu.run("SET of-eu 1").contains("LOADING"), "it does not hold what ap holds");
+    planet.network.set_bulk(Bulk::Carried);
+    assert_equal(&[&ap, &eu]).await;
+    eventually("it serves", async || eu.run("SET of-eu 1") == "OK").await;
+    // From now on it is one that was away, and serves at once.
+    planet.network.cut(AP, EU);
+    eu.vanish(&planet.network, EU);
+    for number in 0..300 {
+        ap.run(&format!("SET key:{number} {value}"));
+    }
+    let eu = start(EU, &[AP]);
+    planet.network.set_bulk(Bulk::BreaksAfter(0));
+    planet.network.heal(AP, EU);
+    eventually("they are in touch", async || eu.stats().await.peers[0].connected).await;
+    assert_eq!(eu.run("SET of-eu 2"), "OK");
+    ap.stop();
+    eu.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_joiner_that_is_killed_again_and_again_ends_with_the_same_rows() {
     let planet = Planet::new();
     let (ap, mut eu) = planet.pair().await;

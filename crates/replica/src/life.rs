@@ -141,11 +141,22 @@ impl Replica {
     /// Until it does it is not to be read or written: it may have been a member before, whose return must be known to
     /// whoever writes there, so that its entries are later than all that was swept without it.
     pub fn is_joining(&self) -> bool {
-        let lacks = |first: &VersionVector| {
-            first.iter().any(|(actor, sequence)| self.ends.clamp(actor, sequence) > self.held.get(actor))
-        };
+        let lacks = |first: &VersionVector| self.lacks(first);
         self.snapshots.is_joining()
             || self.members().any(|peer| peer.is_up() && peer.first_held.as_ref().is_some_and(lacks))
+    }
+
+    /// Whether this region began with nothing and has not caught up with every member yet, in touch or not. If the process
+    /// ends meanwhile, the next one is to be told: [`Self::begins_behind`].
+    pub fn is_behind(&self) -> bool {
+        let lacks = |first: &VersionVector| self.lacks(first);
+        self.began_empty
+            && (self.snapshots.is_joining()
+                || self.members().any(|peer| peer.first_held.as_ref().is_none_or(lacks)))
+    }
+
+    fn lacks(&self, wanted: &VersionVector) -> bool {
+        wanted.iter().any(|(actor, sequence)| self.ends.clamp(actor, sequence) > self.held.get(actor))
     }
 
     /// What was said of regions since the planet was first configured, by name: the last word on each.

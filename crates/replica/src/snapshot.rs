@@ -127,10 +127,11 @@ impl Replica {
         self.snapshots.reseeds.is_some()
     }
 
-    /// A peer wants a snapshot. One that is not whole helps nobody.
+    /// A peer wants a snapshot. One that is not whole helps nobody. One of a region that has still to catch up does: two such
+    /// regions may each have what the other lacks.
     pub(crate) fn asked_for_snapshot(&mut self, index: usize, attempt: u64, resume: Vec<u8>) {
         let peer = Arc::clone(&self.peers[index].region);
-        if self.is_joining() {
+        if !self.is_whole() {
             let reason = "it is joining itself".to_owned();
             return self.send(index, Message::Unable { reason });
         }
@@ -207,9 +208,9 @@ impl Replica {
         self.look_whether_whole();
     }
 
-    /// What this region holds, or will before it speaks with anybody, is from a backup: until it has caught up with those in
-    /// touch it is a region that began with nothing.
-    pub fn begins_with_backup(&mut self) {
+    /// What this region holds, or will before it speaks with anybody, is from a backup, or came to a process before this one
+    /// that ended while [`Self::is_behind`]: until it has caught up with those in touch it is a region that began with nothing.
+    pub fn begins_behind(&mut self) {
         self.began_empty = true;
     }
 

@@ -95,6 +95,8 @@ pub(crate) struct Disk {
     trimmed: usize,
     /// The backup with which the region is to begin.
     pub(crate) backup: Option<Arc<Snapshot>>,
+    /// The region began with nothing, or a backup, and has not caught up with all others since.
+    pub(crate) is_behind: bool,
     /// What came of a snapshot.
     pub(crate) staging: Vec<Arc<Block>>,
     ending: Ending,
@@ -118,6 +120,7 @@ impl Disk {
             records: Vec::new(),
             trimmed: 0,
             backup: None,
+            is_behind: false,
             staging: Vec::new(),
             ending: Ending::Whole,
             synced: 0,

@@ -146,6 +146,12 @@ impl SimEngine {
         self.note_synced(self.core.disk.synced);
     }
 
+    /// A region that began with nothing goes on as any other once it has caught up and a crash does not take that away.
+    pub(crate) fn look_whether_behind(&mut self) {
+        let disk = &mut self.core.disk;
+        disk.is_behind &= self.replica.is_behind() || disk.synced < disk.written();
+    }
+
     fn note_synced(&mut self, upto: u64) {
         while let Some((position, actor, sequence)) = self.core.unsynced.front().copied() {
             if position > upto {

@@ -20,7 +20,6 @@ const RESTART_MS: u64 = 300;
 impl World<'_> {
     pub(crate) fn start(&mut self, region: usize) {
         let Some(disk) = self.regions[region].disk.take() else { return };
-        let is_restored = disk.backup.is_some();
         self.regions[region].life += 1;
         self.regions[region].latest = HybridTime(0);
         let settings = Settings {
@@ -49,7 +48,8 @@ impl World<'_> {
         let held = engine.replica.held().to_portable(engine.core.rows.actors());
         let notes = std::mem::take(&mut engine.core.notes);
         self.note(region, notes);
-        let waits = (held.is_empty() || is_restored) && self.plant != Some(Plant::WritesWhileJoining);
+        let is_behind = engine.core.disk.is_behind;
+        let waits = (held.is_empty() || is_behind) && self.plant != Some(Plant::WritesWhileJoining);
         let held: Vec<_> =
             held.iter().filter_map(|(actor, held)| Some((*self.actors.get(actor)?, *held))).collect();
         self.history.restart(region, held);
@@ -272,6 +272,7 @@ impl World<'_> {
         if engine.flush_log().is_err() {
             return self.fail_write(region);
         }
+        engine.look_whether_behind();
         engine.heartbeat(now.monotonic_ms);
         engine.pump();
         let out = std::mem::take(&mut engine.out);

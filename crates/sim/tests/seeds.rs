@@ -35,6 +35,11 @@ fn what_failed_once_holds() {
     for (seed, what) in [
         (1_325, "two regions past each other's retention waited for each other's snapshot for ever"),
         (40_642, "a new region waited for what its peer had lost meanwhile, before it said where that ends"),
+        (
+            1_583,
+            "a region restored from a backup wrote too early after a kill: it no longer knew that it was behind",
+        ),
+        (215, "two regions that were behind refused each other the snapshot that both needed"),
         (62_229, "what a lost FLUSHDB had deleted is back, and the oracle did not expect it"),
         (3_898, "a region reported under a view that a crash then took from it"),
     ] {

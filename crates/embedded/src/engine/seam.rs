@@ -240,6 +240,7 @@ impl Engine for Embedded {
             self.replica.synced(actor, sequence);
         }
         self.acknowledge();
+        self.look_whether_behind();
         if self.replica.heartbeat_due() {
             self.heartbeat();
         }

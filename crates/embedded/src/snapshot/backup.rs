@@ -181,7 +181,7 @@ impl Embedded {
     pub(crate) fn begin_with_backup(&mut self) -> io::Result<()> {
         let directory = self.config.data.join(DIRECTORY);
         let Some(id) = marked(&directory)? else { return Ok(()) };
-        self.replica.begins_with_backup();
+        self.begins_behind()?;
         // If it was joined already, only the mark is left.
         if self.snapshots.joined != Some(id) && staging::path(&directory, id).exists() {
             let (begin, end) = join::read_ends(&staging::path(&directory, id))?;

@@ -320,7 +320,7 @@ impl Embedded {
 
     /// Everything that is shown is in the log before the returned position, and it is causally whole.
     fn whole(&mut self) -> Result<u64, String> {
-        if self.is_joining() {
+        if !self.is_whole() {
             return Err("it is joining itself".to_owned());
         }
         self.flush().map(|position| position.0).map_err(|error| error.to_string())

@@ -466,7 +466,8 @@ impl SimEngine {
 
     /// The region begins with a backup, at once.
     pub(super) fn begin_with_backup(&mut self, backup: Arc<Snapshot>) {
-        self.replica.begins_with_backup();
+        self.replica.begins_behind();
+        self.core.disk.is_behind = true;
         self.begin_join(backup);
         while let Some(joining) = &mut self.incoming.joining {
             if joining.step(&mut self.core) {

@@ -56,6 +56,10 @@ impl SimEngine {
         for (region, time) in &core.times {
             replica.replayed(region, *time);
         }
+        core.disk.is_behind |= replica.held().iter().next().is_none();
+        if core.disk.is_behind {
+            replica.begins_behind();
+        }
         let incoming = Incoming::after(joined, &mut replica, &mut core);
         if let Some(previous) = core.disk.previous() {
             let previous = core.rows.actors_mut().intern(&ActorId::new(name, previous));
