@@ -25,13 +25,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use geode_crdt::HybridTime;
 
+use crate::error::OpenError;
+
 /// How far ahead of the wall clock time is reserved, in microseconds: a machine takes about as long to start again.
 const RESERVE_US: u64 = 10_000_000;
 /// How far ahead of hybrid time it is reserved at least, where that is itself ahead of the wall clock, as after a quick
 /// start: each entry then takes a microsecond. Less than a machine takes to start again, so that one that crashes over and
 /// over does not drive time away from the wall clock.
 const SLACK_US: u64 = 1_000_000;
-/// Bytes of a slot: time, position, version, crc32.
+/// Bytes of a slot: time, position, version, crc32 of what stands before it. In any version the last two stand here, so
+/// that every release can tell a newer slot from a damaged one.
 const SLOT: usize = 24;
 const VERSION: u32 = 1;
 /// The slots stand in different sectors, so that a torn write hurts one of them at most.
@@ -74,11 +77,13 @@ pub(crate) struct Floor {
 
 impl Floor {
     /// Opens or makes the file and reads the slots. A slot that is damaged or was never written is zero; one that cannot be
-    /// read is an error, as it may say more.
-    pub(crate) fn open(path: &Path, wall: fn() -> HybridTime) -> io::Result<(Self, Found)> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let (said, reserved) = (read(&file, SAID)?, read(&file, RESERVED)?);
-        let synced = said.synced.max(reserved.synced).max(read(&file, SYNCED)?.synced);
+    /// read is an error, as it may say more, and so is one of a newer release, whose promises would be forgotten.
+    pub(crate) fn open(path: &Path, wall: fn() -> HybridTime) -> Result<(Self, Found), OpenError> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(OpenError::io(path))?;
+        let slot = |offset| known(path, read(&file, offset).map_err(OpenError::io(path))?);
+        let (said, reserved) = (slot(SAID)?, slot(RESERVED)?);
+        let synced = said.synced.max(reserved.synced).max(slot(SYNCED)?.synced);
         let floor = Self {
             file,
             wall,
@@ -164,21 +169,32 @@ fn encode(slot: Slot) -> [u8; SLOT] {
     bytes
 }
 
-/// A slot; zero if it is damaged or was never written.
-fn read(file: &File, offset: u64) -> io::Result<Slot> {
-    let mut bytes = [0; SLOT];
-    match file.read_exact_at(&mut bytes, offset) {
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
-        Err(_) => Ok(Slot::default()),
-        Ok(()) => Ok(decode(&bytes).unwrap_or_default()),
+/// What a slot says to this release; zero if it is damaged or was never written.
+fn known(path: &Path, read: Option<(u32, Slot)>) -> Result<Slot, OpenError> {
+    match read {
+        Some((version, _)) if version > VERSION => {
+            let (found, known) = (u64::from(version), u64::from(VERSION));
+            Err(OpenError::NewerFormat { path: path.to_owned(), found, known })
+        }
+        read => Ok(read.map(|(_, slot)| slot).unwrap_or_default()),
     }
 }
 
-fn decode(bytes: &[u8; SLOT]) -> Option<Slot> {
+/// A slot and its version; `None` if it is damaged or was never written.
+fn read(file: &File, offset: u64) -> io::Result<Option<(u32, Slot)>> {
+    let mut bytes = [0; SLOT];
+    match file.read_exact_at(&mut bytes, offset) {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        Err(_) => Ok(None),
+        Ok(()) => Ok(decode(&bytes)),
+    }
+}
+
+fn decode(bytes: &[u8; SLOT]) -> Option<(u32, Slot)> {
     let word = |at: usize| Some(u64::from_le_bytes(bytes[at..at + 8].try_into().ok()?));
-    let crc = u32::from_le_bytes(bytes[20..].try_into().ok()?);
+    let half = |at: usize| Some(u32::from_le_bytes(bytes[at..at + 4].try_into().ok()?));
     let slot = Slot { time: HybridTime(word(0)?), synced: word(8)? };
-    (crc == crc32fast::hash(&bytes[..20])).then_some(slot)
+    (half(20)? == crc32fast::hash(&bytes[..20])).then_some((half(16)?, slot))
 }
 
 #[cfg(test)]
@@ -191,10 +207,32 @@ mod tests {
         let path = directory.path().join("clock");
         let (floor, _) = Floor::open(&path, || HybridTime(1)).unwrap();
         floor.say(HybridTime(7), 3).unwrap();
-        assert_eq!(read(&File::open(&path).unwrap(), SAID).unwrap().time, HybridTime(7));
-        assert_eq!(read(&File::open(&path).unwrap(), SYNCED).unwrap(), Slot::default());
+        let said = Slot { time: HybridTime(7), synced: 3 };
+        assert_eq!(read(&File::open(&path).unwrap(), SAID).unwrap(), Some((VERSION, said)));
+        assert_eq!(read(&File::open(&path).unwrap(), SYNCED).unwrap(), None);
         // As on a failing disk: there, but not to be read.
         let unreadable = OpenOptions::new().write(true).open(&path).unwrap();
         assert!(read(&unreadable, SAID).is_err());
+    }
+
+    #[test]
+    fn a_slot_of_a_newer_release_is_refused_and_a_damaged_one_is_not() {
+        for offset in [SAID, RESERVED, SYNCED] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("clock");
+            let mut bytes = encode(Slot { time: HybridTime(7), synced: 3 });
+            bytes[16..20].copy_from_slice(&(VERSION + 1).to_le_bytes());
+            let open = |bytes: &[u8]| {
+                let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).unwrap();
+                file.write_all_at(bytes, offset).unwrap();
+                Floor::open(&path, || HybridTime(1)).map(|(_, found)| found.synced)
+            };
+            // Its checksum is not its own, so its version is nobody's word.
+            assert_eq!(open(&bytes).unwrap(), 0);
+            let crc = crc32fast::hash(&bytes[..20]);
+            bytes[20..].copy_from_slice(&crc.to_le_bytes());
+            let refused = open(&bytes).unwrap_err().to_string();
+            assert!(refused.contains("clock has format 2, this release knows up to 1"), "{refused}");
+        }
     }
 }

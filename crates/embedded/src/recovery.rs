@@ -45,8 +45,7 @@ pub(crate) fn open(config: &Config) -> Result<Opened, OpenError> {
     create_directory(&config.data).map_err(OpenError::io(&config.data))?;
     let lock = Lock::take(&config.data)?;
     let identity = Identity::read(config)?;
-    let floor_path = config.data.join("clock");
-    let (floor, found) = Floor::open(&floor_path, config.clock).map_err(OpenError::io(&floor_path))?;
+    let (floor, found) = Floor::open(&config.data.join("clock"), config.clock)?;
     let directory = config.data.join("log");
     let segments = Segments::list(directory.clone(), &config.planet, &config.region);
     let segments = Arc::new(segments.map_err(OpenError::io(&directory))?);

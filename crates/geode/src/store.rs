@@ -45,7 +45,12 @@ impl StoreError {
     pub(crate) fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Open(OpenError::InUse(_) | OpenError::OtherPlanet { .. } | OpenError::OtherRegion { .. })
+            Self::Open(
+                OpenError::InUse(_)
+                    | OpenError::OtherPlanet { .. }
+                    | OpenError::OtherRegion { .. }
+                    | OpenError::NewerFormat { .. }
+            )
         )
     }
 }
